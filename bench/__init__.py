@@ -1,0 +1,1 @@
+"""The benchmark harness: Duly beside its peers, interleaved, on one workload."""

@@ -1,0 +1,1 @@
+"""The programs that Duly is measured against."""

@@ -1,0 +1,63 @@
+"""Runs the server: one process, or several workers on PostgreSQL, and an orderly end at SIGTERM."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
+
+import uvicorn
+from uvicorn.supervisors import ChangeReload, Multiprocess
+
+from duly.db.url import DatabaseAddress
+from duly.operations.startup import check_settings, find_secret, migrate_at_start
+from duly.settings import Settings
+
+DRAIN_SECONDS = 8
+KEEP_ALIVE_SECONDS = 75
+
+
+def prepare(settings: Settings) -> DatabaseAddress:
+    """Check, make the development key, and migrate. Raises `SettingsFault` before anything listens."""
+    address = check_settings(settings)
+    find_secret(settings)
+    asyncio.run(migrate_at_start(settings, address))
+    # Done once here, so the workers only look whether it was.
+    os.environ["AUTO_MIGRATE"] = "false"
+    return address
+
+
+def serve(settings: Settings, address: DatabaseAddress, *, reload: bool) -> int:
+    """Serve until told to end; the exit code."""
+    workers = settings.web_concurrency
+    if address.dialect == "sqlite" and workers > 1:
+        print("duly: SQLite has one writer, so one worker serves; use PostgreSQL for more.", file=sys.stderr)
+        workers = 1
+    config = uvicorn.Config(
+        "duly.main:app",
+        host=settings.host,
+        port=settings.port,
+        workers=workers,
+        reload=reload,
+        reload_dirs=["src"] if reload and Path("src").is_dir() else None,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=DRAIN_SECONDS,
+        h11_max_incomplete_event_size=32 * 1024,
+    )
+    if workers > 1:
+        Multiprocess(config, sockets=[config.bind_socket()]).run()
+        return 0
+    server = uvicorn.Server(config)
+    # uvicorn raises the signal that ended it once more when all is finished; that is an orderly end, not a death.
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    with contextlib.suppress(KeyboardInterrupt):
+        if reload:
+            ChangeReload(config, target=server.run, sockets=[config.bind_socket()]).run()
+            return 0
+        server.run()
+    return 0 if server.started else 1

@@ -1,0 +1,86 @@
+"""Runs what waits for the same statement as one: fewer round trips and commits, and nothing is answered earlier.
+
+While one batch is on its way, the next one gathers. Alone, a request goes at once. A batch that fails, because one of
+its rows does, is run again row by row, so that nobody suffers for a neighbour.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from duly.db.statements import Row, Statement
+
+log = logging.getLogger(__name__)
+
+MOST_ROWS = 64
+# With two batches on their way the server works on one while this process reads the answer of the other.
+MOST_BATCHES = 2
+
+Run = Callable[[Statement, Mapping[str, Any]], Awaitable[Sequence[Row]]]
+_Waiting = tuple[dict[str, Any], "asyncio.Future[Row | None]"]
+
+
+class Batches:
+    """The requests that wait for one statement."""
+
+    __slots__ = ("_due", "_gathered", "_run", "_running", "_statement")
+
+    def __init__(self, statement: Statement, run: Run) -> None:
+        self._statement = statement
+        self._run = run
+        self._gathered: list[_Waiting] = []
+        self._running = 0
+        self._due: asyncio.Task[None] | None = None
+
+    async def first(self, values: dict[str, Any]) -> Row | None:
+        """The first row for these values, or None. Raises whatever the statement alone would raise."""
+        answer: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
+        self._gathered.append((values, answer))
+        if self._due is None and self._running < MOST_BATCHES:
+            # It begins in the next turn of the loop, and takes what this turn has gathered.
+            self._due = asyncio.create_task(self._serve())
+        return await answer
+
+    async def _serve(self) -> None:
+        running, self._due = self._due, None
+        self._running += 1
+        try:
+            while self._gathered:
+                batch, self._gathered = self._gathered[:MOST_ROWS], self._gathered[MOST_ROWS:]
+                await self._answer(batch)
+        finally:
+            self._running -= 1
+            del running  # held until here: the loop keeps only weak references to tasks
+
+    async def _answer(self, batch: list[_Waiting]) -> None:
+        if len(batch) == 1:
+            await self._answer_alone(batch[0])
+            return
+        many = self._statement.many
+        assert many is not None  # noqa: S101 - only such statements come here
+        columns = {name: [values[name] for values, _ in batch] for name in batch[0][0]}
+        try:
+            rows = await self._run(many, columns)
+        except Exception as error:  # noqa: BLE001 - whatever it is, each row alone says it again or succeeds
+            log.info("A batch of %s is run row by row: %s", len(batch), type(error).__name__)
+            for waiting in batch:
+                await self._answer_alone(waiting)
+            return
+        names = self._statement.many_key
+        width = len(names)
+        found = {tuple(row[:width]): row[width:] for row in rows}
+        for values, answer in batch:
+            if not answer.done():
+                answer.set_result(found.get(tuple(values[name] for name in names)))
+
+    async def _answer_alone(self, waiting: _Waiting) -> None:
+        values, answer = waiting
+        try:
+            rows = await self._run(self._statement, values)
+        except Exception as error:  # noqa: BLE001 - it belongs to the request that waits
+            if not answer.done():
+                answer.set_exception(error)
+            return
+        if not answer.done():
+            answer.set_result(rows[0] if rows else None)

@@ -1,0 +1,105 @@
+"""SQL expressions whose spelling differs by dialect."""
+
+from typing import Any
+
+from sqlalchemy import ARRAY, Boolean, ColumnElement, Integer, String, TableValuedAlias, Text, bindparam, func, literal
+from sqlalchemy import column as sql_column
+from sqlalchemy.dialects.postgresql import insert as insert_on_conflict
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import GenericFunction
+from sqlalchemy.types import JSON, TypeEngine
+
+from duly.db.types import Instant
+
+# Its ON CONFLICT is spelt alike on both dialects, and both compilers read it.
+__all__ = ["array_of", "has_tag", "insert_on_conflict", "json_document", "named", "rows_of"]
+
+_INSTANT_FORMAT = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
+
+
+class json_document(GenericFunction[str]):  # noqa: N801 - SQLAlchemy names a SQL function by its class
+    """One JSON object as text, built by the database: `json_document("id", id_column, "title", title_column, …)`.
+
+    On PostgreSQL it is a concatenation, which costs a third of `json_build_object`.
+    """
+
+    type = Text()
+    inherit_cache = True
+    name = "json_document"
+
+
+def _pairs(element: Any) -> list[tuple[str, ColumnElement[Any]]]:
+    clauses = list(element.clauses)
+    return [(clauses[i].value, clauses[i + 1]) for i in range(0, len(clauses), 2)]
+
+
+@compiles(json_document, "sqlite")
+def _sqlite_document(element: Any, compiler: Any, **kw: Any) -> str:
+    parts = []
+    for name, column in _pairs(element):
+        sql = compiler.process(column, **kw)
+        if isinstance(column.type, Boolean):
+            sql = f"json(CASE {sql} WHEN 1 THEN 'true' ELSE 'false' END)"
+        elif isinstance(column.type, JSON):
+            sql = f"json({sql})"
+        parts.append(f"'{name}', {sql}")
+    return f"json_object({', '.join(parts)})"
+
+
+@compiles(json_document, "postgresql")
+def _postgres_document(element: Any, compiler: Any, **kw: Any) -> str:
+    parts = []
+    for name, column in _pairs(element):
+        sql = compiler.process(column, **kw)
+        if isinstance(column.type, (Boolean, Integer, JSON)):
+            sql = f"{sql}::text"
+        elif isinstance(column.type, Instant):
+            sql = f"""'"' || to_char({sql} AT TIME ZONE 'UTC', '{_INSTANT_FORMAT}') || '"'"""
+        else:
+            sql = f"to_json({sql})::text"
+        if getattr(column, "nullable", True):
+            sql = f"coalesce({sql}, 'null')"
+        parts.append(f"""'"{name}":' || {sql}""")
+    return "('{' || " + " || ',' || ".join(parts) + " || '}')"
+
+
+class has_tag(GenericFunction[bool]):  # noqa: N801 - SQLAlchemy names a SQL function by its class
+    """Whether a JSON array of texts holds exactly this text: `has_tag(column, text)`."""
+
+    type = Boolean()
+    inherit_cache = True
+    name = "has_tag"
+
+
+@compiles(has_tag, "sqlite")
+def _sqlite_has_tag(element: Any, compiler: Any, **kw: Any) -> str:
+    column, text = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"EXISTS (SELECT 1 FROM json_each({column}) WHERE json_each.value = {text})"  # noqa: S608 - SQL of the compiler
+
+
+@compiles(has_tag, "postgresql")
+def _postgres_has_tag(element: Any, compiler: Any, **kw: Any) -> str:
+    column, text = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"({column} ? {text})"
+
+
+def rows_of(name: str, *columns: tuple[str, TypeEngine[Any]]) -> TableValuedAlias:
+    """Bound arrays, one for each column, as a table (PostgreSQL): row n has the n-th value of each."""
+    arrays = [bindparam(column, type_=array_of(kind)) for column, kind in columns]
+    table = func.unnest(*arrays).table_valued(*(sql_column(column, kind) for column, kind in columns), name=name)
+    return table.render_derived()
+
+
+def array_of(kind: TypeEngine[Any]) -> ARRAY[Any]:
+    """An array to bind values of a column's type to.
+
+    Its texts have no bound: a cast to bounded ones would cut what is too long, in silence, and make it equal to
+    something else.
+    """
+    # One dimension, said so: a list of lists would else be taken for a table of values.
+    return ARRAY(Text(collation="C") if isinstance(kind, String) else kind, dimensions=1)
+
+
+def named(*pairs: tuple[str, ColumnElement[Any]]) -> json_document:
+    """Spell `json_document` with its names as literals rather than bound values."""
+    return json_document(*(part for name, column in pairs for part in (literal(name), column)))

@@ -1,0 +1,1 @@
+"""The one chain of schema changes for both dialects, packaged with the code."""

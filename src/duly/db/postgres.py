@@ -1,0 +1,298 @@
+"""PostgreSQL through asyncpg: one round trip for a read, one pool per worker, answers in bounded time."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+import asyncpg
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.engine import Dialect
+
+from duly.db.batches import Batches
+from duly.db.conflicts import ForeignKeyViolation, TransactionAborted, UniqueViolation, database_down
+from duly.db.statements import Row, Statement, sql_log
+from duly.db.unit import Unit
+from duly.db.url import DatabaseAddress
+from duly.errors import StorageFull
+
+log = logging.getLogger(__name__)
+
+# A locked table or a hung server must become a 503 within 5 s, so each step gets less.
+STATEMENT_SECONDS = 4.0
+ACQUIRE_SECONDS = 4.0
+CONNECT_SECONDS = 4.0
+
+_GONE = (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, OSError)
+_FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+
+def make_dialect() -> Dialect:
+    """The SQLAlchemy dialect that statements are compiled for."""
+    return PGDialect_asyncpg()  # type: ignore[no-untyped-call]
+
+
+def translate(error: Exception) -> Exception:
+    """The error tree's word for what the driver raised."""
+    if isinstance(error, asyncpg.UniqueViolationError):
+        return UniqueViolation(error.constraint_name or "")
+    if isinstance(error, asyncpg.ForeignKeyViolationError):
+        return ForeignKeyViolation()
+    if isinstance(error, (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)):
+        return TransactionAborted()
+    if isinstance(error, asyncpg.DiskFullError):
+        return StorageFull("The database's disk is full. Nothing was changed; tell the operator.")
+    if isinstance(
+        error,
+        (*_GONE, TimeoutError, asyncpg.InsufficientResourcesError, asyncpg.LockNotAvailableError,
+         asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError),
+    ):  # fmt: skip
+        log.error("PostgreSQL does not serve: %s: %s", type(error).__name__, error)
+        return database_down()
+    return error
+
+
+async def _keep_state(_: Any) -> None:
+    """Duly sets nothing on a connection, so there is nothing to reset when it goes back to the pool."""
+
+
+class PostgresDatabase:
+    """A pool to one server.
+
+    Without prepared statements each read runs in a transaction of its own, as an old PgBouncer in transaction mode
+    needs it.
+    """
+
+    def __init__(self, address: DatabaseAddress, *, pool_size: int, overflow: int, prepared: bool) -> None:
+        self.dialect = make_dialect()
+        self._address = address
+        self._prepared = prepared
+        self._batches: dict[Statement, Batches] = {}
+        self._sizes = (pool_size, overflow)
+        self._pool: asyncpg.Pool[asyncpg.Record] = asyncpg.create_pool(
+            **address.asyncpg_arguments(),
+            min_size=0,
+            max_size=pool_size + overflow,
+            max_inactive_connection_lifetime=300,
+            command_timeout=STATEMENT_SECONDS,
+            timeout=CONNECT_SECONDS,
+            statement_cache_size=200 if prepared else 0,
+            reset=_keep_state,
+        )
+
+    async def open(self) -> None:
+        """Connect once, so that a wrong address is found at the start. Raises what `translate` gives."""
+        try:
+            await self._pool
+        except _FAULTS as error:
+            raise translate(error) from error
+        await self.ping()
+
+    async def fetch(self, statement: Statement, **values: Any) -> Sequence[Row]:
+        """All rows, in a transaction of its own. A read on a connection that had died is tried once more."""
+        return await self._fetch(statement, values)
+
+    async def _fetch(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Row]:
+        plan = statement.plan(self.dialect)
+        arguments = plan.arguments(values)
+        try:
+            return plan.rows(await self._run(plan.sql, arguments))
+        except _GONE as error:
+            if statement.writes:
+                raise translate(error) from error
+        except _FAULTS as error:
+            raise translate(error) from error
+        try:
+            return plan.rows(await self._run(plan.sql, arguments))
+        except _FAULTS as error:
+            raise translate(error) from error
+
+    async def first(self, statement: Statement, **values: Any) -> Row | None:
+        """The first row or None; a statement that has a form for many rows is run together with others that wait."""
+        if statement.many is not None:
+            batches = self._batches.get(statement)
+            if batches is None:
+                batches = self._batches[statement] = Batches(statement, self._fetch)
+            return await batches.first(values)
+        rows = await self._fetch(statement, values)
+        return rows[0] if rows else None
+
+    async def _run(self, sql: str, arguments: list[Any]) -> Sequence[Row]:
+        if sql_log.isEnabledFor(logging.DEBUG):
+            sql_log.debug(sql)
+        async with self.connection() as connection:
+            rows: Sequence[Row]
+            if self._prepared:
+                rows = await connection.fetch(sql, *arguments)
+            else:
+                async with connection.transaction():
+                    rows = await connection.fetch(sql, *arguments)
+        return rows
+
+    @contextlib.asynccontextmanager
+    async def connection(self) -> AsyncIterator[Any]:
+        """A pooled connection. One that did not answer in time is closed, not returned: its state is unknown."""
+        connection = await self._pool.acquire(timeout=ACQUIRE_SECONDS)
+        try:
+            yield connection
+        except (TimeoutError, asyncio.CancelledError):
+            connection.terminate()
+            raise
+        finally:
+            await self._pool.release(connection)
+
+    def unit(self) -> Unit:
+        """A transaction over any number of statements."""
+        return PostgresUnit(self)
+
+    def single(self) -> Unit:
+        """One writing statement, which the server commits as it runs it: one round trip instead of three."""
+        return PostgresSingle(self) if self._prepared else PostgresUnit(self)
+
+    async def ping(self) -> None:
+        """One round trip. Raises `Unavailable`."""
+        try:
+            await self._run("SELECT 1", [])
+        except _GONE:
+            await self._ping_again()
+        except _FAULTS as error:
+            raise translate(error) from error
+
+    async def _ping_again(self) -> None:
+        try:
+            await self._run("SELECT 1", [])
+        except _FAULTS as error:
+            raise translate(error) from error
+
+    async def report(self) -> dict[str, Any]:
+        """Versions, durability and pool. Raises `Unavailable`."""
+        names = ("server_version", "synchronous_commit", "fsync")
+        try:
+            rows = await self._run("SELECT name, setting FROM pg_settings WHERE name = ANY($1::text[])", [list(names)])
+        except _FAULTS as error:
+            raise translate(error) from error
+        values = {row[0]: row[1] for row in rows}
+        return {
+            "dialect": "postgresql",
+            "server": values.get("server_version"),
+            "path": self._address.safe_text,
+            "synchronous": values.get("synchronous_commit"),
+            "fsync": values.get("fsync"),
+            "prepared_statements": self._prepared,
+            "pool": {
+                "size": self._sizes[0],
+                "overflow": self._sizes[1],
+                "open": self._pool.get_size(),
+                "idle": self._pool.get_idle_size(),
+            },
+        }
+
+    async def close(self) -> None:
+        """Give every connection back; one that hangs is cut after two seconds."""
+        try:
+            async with asyncio.timeout(2):
+                await self._pool.close()
+        except TimeoutError:
+            self._pool.terminate()
+
+
+class PostgresUnit(Unit):
+    """A transaction on one connection, taken from the pool by the first write."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        super().__init__()
+        self._database = database
+        self._stack = contextlib.AsyncExitStack()
+        self._connection: Any = None
+
+    async def fetch(self, statement: Statement, **values: Any) -> Sequence[Row]:
+        """All rows; a writing statement begins the transaction."""
+        if self._connection is None:
+            if not statement.writes:
+                return await self._database.fetch(statement, **values)
+            await self.begin()
+        plan = statement.plan(self._database.dialect)
+        if sql_log.isEnabledFor(logging.DEBUG):
+            sql_log.debug(plan.sql)
+        try:
+            return plan.rows(await self._connection.fetch(plan.sql, *plan.arguments(values)))
+        except _FAULTS as error:
+            raise translate(error) from error
+
+    async def begin(self) -> None:
+        """Begin on a live connection: one that died while it was idle is replaced once."""
+        if self._connection is not None:
+            return
+        try:
+            try:
+                await self._enter()
+            except _GONE:
+                await self._enter()
+        except _FAULTS as error:
+            raise translate(error) from error
+
+    async def _enter(self) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            connection = await stack.enter_async_context(self._database.connection())
+            await connection.execute("BEGIN")
+            self._stack = stack.pop_all()
+        self._connection = connection
+
+    async def _commit(self) -> None:
+        await self._end("COMMIT")
+
+    async def _rollback(self) -> None:
+        with contextlib.suppress(Exception):
+            await self._end("ROLLBACK")
+
+    async def _end(self, verb: str) -> None:
+        connection, self._connection = self._connection, None
+        if connection is None:
+            return
+        async with self._stack:
+            try:
+                done = await connection.execute(verb)
+            except BaseException as error:
+                # The transaction's state is unknown: the connection must not be used again.
+                connection.terminate()
+                if isinstance(error, _FAULTS):
+                    raise translate(error) from error
+                raise
+        if done != verb:
+            # After a failed statement the server answers COMMIT with ROLLBACK, and no error says so.
+            raise RuntimeError("a statement of this unit failed and the unit went on: nothing was committed")
+
+
+class PostgresSingle(Unit):
+    """One writing statement, its own transaction. A second one is a fault of the program."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        super().__init__()
+        self._database = database
+        self._wrote = False
+
+    async def fetch(self, statement: Statement, **values: Any) -> Sequence[Row]:
+        """All rows; the one writing statement is durable when this returns."""
+        self._count(statement)
+        return await self._database.fetch(statement, **values)
+
+    async def first(self, statement: Statement, **values: Any) -> Row | None:
+        """Like `fetch`, for at most one row; several units' statements may become durable together."""
+        self._count(statement)
+        return await self._database.first(statement, **values)
+
+    def _count(self, statement: Statement) -> None:
+        if statement.writes:
+            if self._wrote:
+                raise RuntimeError("a single unit takes one writing statement; use database.unit()")
+            self._wrote = True
+
+    async def begin(self) -> None:
+        """There is nothing to begin."""
+
+    async def _commit(self) -> None:
+        """The statement committed itself."""
+
+    async def _rollback(self) -> None:
+        """A statement that failed left nothing."""

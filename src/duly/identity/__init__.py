@@ -1,0 +1,1 @@
+"""Users, their sessions and tokens, and the outside issuers that Duly trusts."""

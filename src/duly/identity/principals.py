@@ -1,0 +1,17 @@
+"""Who is calling: the one value that guards, verbs and logs speak of."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A caller whose token was verified.
+
+    `session_id` is None for an outside issuer's token, which Duly cannot end; `subject` is that issuer's `sub` as it
+    came. `expires_at` is in seconds since 1970.
+    """
+
+    user_id: str
+    session_id: str | None
+    subject: str | None
+    expires_at: float

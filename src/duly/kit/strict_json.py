@@ -1,0 +1,96 @@
+"""JSON from outside, read so that no two readers can understand the same bytes differently (RFC 7493)."""
+
+import json
+from typing import Any, Final
+
+import orjson
+
+from duly.errors import Malformed
+
+MOST_DEPTH: Final = 64
+
+_BOM = b"\xef\xbb\xbf"
+_COLON_ESCAPE = b"\\u003"
+_NO_NUMBERS = (b"NaN", b"Infinity", b"-Infinity")
+
+
+def parse_json(raw: bytes) -> object:
+    """The document's value: UTF-8 only, no name twice, no number beyond 64 bits, at most 64 levels.
+
+    Raises `Malformed`, whose message says what is wrong and repeats nothing of the input.
+    """
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise _explain(raw, error) from None
+    # The parser keeps the last of two equal names in silence. Each name has one colon of its own, so something was
+    # dropped exactly when the text has more colons than the value has names and colons inside strings. That fails only
+    # for a colon written as an escape, which takes the slow way.
+    colons = _count_colons([value], 0)
+    twice = _names_twice(raw) if _COLON_ESCAPE in raw else colons != raw.count(b":")
+    if twice:
+        raise Malformed("An object in the body has the same name twice; send each name once.")
+    return value
+
+
+def _count_colons(container: Any, depth: int) -> int:
+    """Names plus colons inside names and strings; refuses on the way what is too deep or too large."""
+    if depth > MOST_DEPTH:
+        raise _too_deep()
+    colons = 0
+    members = container
+    if type(container) is dict:
+        colons = len(container)
+        for name in container:
+            if ":" in name:
+                colons += name.count(":")
+        members = container.values()
+    for member in members:
+        kind = type(member)
+        if kind is str:
+            colons += member.count(":")
+        elif kind is dict or kind is list:
+            colons += _count_colons(member, depth + 1)
+        # The parser turns an integer that does not fit 64 bits into a float, which would change it silently.
+        elif kind is float and not -(2.0**63) < member < 2.0**64:
+            raise _too_large()
+    return colons
+
+
+def _names_twice(raw: bytes) -> bool:
+    found = False
+
+    def check(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal found
+        found = found or len({name for name, _ in pairs}) != len(pairs)
+
+    json.loads(raw, object_pairs_hook=check)
+    return found
+
+
+def _explain(raw: bytes, error: orjson.JSONDecodeError) -> Malformed:
+    if not raw.strip():
+        return Malformed("The body is empty; send a JSON document.")
+    if raw.startswith(_BOM):
+        return Malformed("The body begins with a byte order mark; send UTF-8 without one.")
+    try:
+        rest = raw.decode()[error.pos :].encode()
+    except UnicodeDecodeError:
+        return Malformed("The body is not UTF-8.")
+    if "depth" in error.msg:
+        return _too_deep()
+    if "infinity" in error.msg:
+        return _too_large()
+    if "surrogate" in error.msg:
+        return Malformed("A string in the body has half of a surrogate pair; send whole characters.")
+    if rest.startswith(_NO_NUMBERS):
+        return Malformed("NaN and Infinity are not JSON; send a number or null.")
+    return Malformed(f"The body is not valid JSON; see line {error.lineno}, column {error.colno}.")
+
+
+def _too_deep() -> Malformed:
+    return Malformed(f"The body is nested too deeply; send at most {MOST_DEPTH} levels.")
+
+
+def _too_large() -> Malformed:
+    return Malformed("A number in the body is too large; send numbers that fit 64 bits.")

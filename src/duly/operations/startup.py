@@ -1,0 +1,132 @@
+"""What must be in order before a process serves: every fault at once, each with its remedy."""
+
+import asyncio
+import ipaddress
+import logging
+import os
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from duly.db import migrate
+from duly.db.database import address_from, open_database
+from duly.db.unit import Database
+from duly.db.url import DatabaseAddress
+from duly.errors import DulyError
+from duly.identity.issuers import IssuerConfig, issuers_from
+from duly.kit.secrets import derive_key, encode_bytes, load_or_make_key
+from duly.settings import Settings, SettingsFault
+
+log = logging.getLogger(__name__)
+RETRY_SECONDS = 0.25
+
+
+def find_secret(settings: Settings) -> str:
+    """`SECRET_KEY`; else derived from `BETTER_AUTH_SECRET`; else, in development, made once and kept in DATA_DIR."""
+    if settings.secret_key is not None:
+        return settings.secret_key.get_secret_value()
+    if settings.better_auth_secret is not None:
+        return encode_bytes(derive_key(settings.better_auth_secret.get_secret_value(), "secret-key"))
+    return load_or_make_key(settings.data_dir / "secret_key")
+
+
+def trusted_issuers(settings: Settings) -> list[IssuerConfig]:
+    """The outside issuers that the settings name. Raises ValueError with one line."""
+    secret = settings.better_auth_secret
+    return issuers_from(
+        settings.better_auth_url, secret.get_secret_value() if secret else None, settings.trusted_issuers
+    )
+
+
+def check_settings(settings: Settings) -> DatabaseAddress:
+    """Everything that can be known without waiting. Raises `SettingsFault` naming each fault."""
+    faults: list[str] = []
+    address = None
+    try:
+        address = address_from(settings)
+    except ValueError as error:
+        faults.append(_named("DATABASE_URL", str(error)))
+    try:
+        issuers = trusted_issuers(settings)
+        if not settings.local_accounts and not issuers:
+            faults.append("LOCAL_ACCOUNTS: is off and no issuer is trusted; set BETTER_AUTH_URL or TRUSTED_ISSUERS")
+    except ValueError as error:
+        faults.append(_named("TRUSTED_ISSUERS", str(error)))
+    faults += _wrong_addresses(settings)
+    needs_folder = address is None or address.dialect == "sqlite" or not (settings.secret_key or settings.is_strict)
+    if needs_folder:
+        folder = address.path.parent if address is not None and address.path is not None else settings.data_dir
+        faults += _unwritable(folder)
+    if faults or address is None:
+        raise SettingsFault(faults)
+    return address
+
+
+def _named(name: str, fault: str) -> str:
+    return fault if fault.partition(":")[0].isupper() else f"{name}: {fault}"
+
+
+def _wrong_addresses(settings: Settings) -> list[str]:
+    faults = []
+    for entry in settings.trusted_proxies:
+        try:
+            ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            faults.append(f"TRUSTED_PROXIES: {entry!r} is no address or network, such as 10.0.0.0/8")
+    if settings.public_url is not None:
+        parts = urlsplit(settings.public_url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            faults.append("PUBLIC_URL: give http:// or https:// and a host, such as https://tasks.example.com")
+    if settings.redis_url is not None:
+        scheme = settings.redis_url.get_secret_value().partition("://")[0]
+        if scheme not in {"redis", "rediss", "unix"}:
+            faults.append("REDIS_URL: give redis://host:6379/0 or rediss://…")
+    return faults
+
+
+def _unwritable(folder: Path) -> list[str]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        return [f"DATA_DIR: cannot make {folder} ({error.strerror}); give a folder that can be written"]
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return [f"DATA_DIR: {folder} cannot be written; give a folder that can, or change its owner"]
+    return []
+
+
+async def migrate_at_start(settings: Settings, address: DatabaseAddress) -> None:
+    """Upgrade the schema, or with `AUTO_MIGRATE=false` refuse an old one.
+
+    An unreachable database is tried again for `STARTUP_TIMEOUT_SECONDS`. Raises `SettingsFault`.
+    """
+    deadline = time.monotonic() + settings.startup_timeout_seconds
+    revision: str | None = None
+    while True:
+        try:
+            if settings.auto_migrate:
+                before, revision = await migrate.upgrade(address)
+                if before != revision:
+                    log.info("Schema upgraded from %s to %s", before or "nothing", revision)
+            else:
+                revision = await migrate.current(address)
+            break
+        except migrate.FAULTS as error:
+            if time.monotonic() + RETRY_SECONDS >= deadline:
+                raise SettingsFault([_unreachable(address, error)]) from None
+            await asyncio.sleep(RETRY_SECONDS)
+    if revision != migrate.head():
+        remedy = "run 'duly migrate upgrade'" if not settings.auto_migrate else "install the version that it belongs to"
+        raise SettingsFault([f"AUTO_MIGRATE: the schema is at {revision or 'nothing'}, not {migrate.head()}; {remedy}"])
+
+
+def _unreachable(address: DatabaseAddress, error: Exception) -> str:
+    reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0] or type(error).__name__
+    return f"DATABASE_URL: {address.safe_text} cannot be used ({reason}); start it or correct the address"
+
+
+async def connect_at_start(settings: Settings, address: DatabaseAddress) -> Database:
+    """Open the database. Raises `SettingsFault` with one line."""
+    try:
+        return await open_database(settings)
+    except (DulyError, OSError) as error:
+        raise SettingsFault([_unreachable(address, error)]) from None

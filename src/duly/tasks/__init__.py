@@ -1,0 +1,1 @@
+"""Tasks, their lists, and the change feed."""

@@ -1,0 +1,61 @@
+"""What routes ask for by name: the services, the caller, and the transaction."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from duly.db.unit import Database, Unit
+from duly.identity.principals import Principal
+from duly.web.guard import authorization_header
+from duly.web.idempotency import HEADER
+from duly.web.raw_headers import find_header
+from duly.web.services import Services
+
+
+async def get_services(request: Request) -> Services:
+    """The process's tools."""
+    services: Services = request.app.state.services
+    return services
+
+
+async def get_database(request: Request) -> Database:
+    """For reads that need no transaction."""
+    database: Database = request.app.state.services.database
+    return database
+
+
+async def get_current_user(request: Request) -> Principal:
+    """The verified caller. Raises `Unauthenticated`."""
+    principal: Principal | None = getattr(request.state, "principal", None)
+    if principal is None:
+        services: Services = request.app.state.services
+        principal = await services.guard.authenticate(authorization_header(request.scope))
+        request.state.principal = principal
+    return principal
+
+
+async def open_unit(request: Request) -> AsyncIterator[Unit]:
+    """The request's transaction.
+
+    `scope="function"` in the annotations below makes it commit before the response is sent: a plain yield dependency
+    commits after the 201 is out, and a failed commit would look like success.
+    """
+    services: Services = request.app.state.services
+    async with services.database.unit() as unit:
+        yield unit
+
+
+async def open_single_unit(request: Request) -> AsyncIterator[Unit]:
+    """The transaction of a route that makes one write; an Idempotency-Key adds two, and so takes a whole unit."""
+    database: Database = request.app.state.services.database
+    is_keyed = find_header(request.scope, HEADER) is not None
+    async with database.unit() if is_keyed else database.single() as unit:
+        yield unit
+
+
+Tools = Annotated[Services, Depends(get_services)]
+Reading = Annotated[Database, Depends(get_database)]
+Caller = Annotated[Principal, Depends(get_current_user)]
+Transaction = Annotated[Unit, Depends(open_unit, scope="function")]
+SingleWrite = Annotated[Unit, Depends(open_single_unit, scope="function")]

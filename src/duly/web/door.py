@@ -1,0 +1,341 @@
+"""The outermost layer: what every request and every response has in common, whatever lies behind."""
+
+import asyncio
+import logging
+import re
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from time import monotonic
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+
+from duly.errors import DulyError, Kind, Malformed, TimedOut, TooLarge
+from duly.kit.ids import RequestIds
+from duly.kit.logs import request_id_var
+from duly.web.access_log import AccessLog
+from duly.web.addresses import ClientAddresses
+from duly.web.headers import RawPair, add_security
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Render = Callable[[DulyError, str, str], tuple[int, list[RawPair], bytes]]
+
+# RFC 9562 §5.4. Anything else from a caller is replaced: an id goes into logs and headers.
+_uuid4 = re.compile(rb"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}").fullmatch
+# The whole value counts: a name followed by `:@other.example` would otherwise pass, and lead elsewhere in a URL.
+_host = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{0,5})?").fullmatch
+_LOOKED_AT = frozenset({b"x-request-id", b"content-length", b"transfer-encoding"})
+_CLOSE = (b"connection", b"close")
+_NO_ANSWER = 499  # logged, never sent: the client left before its answer
+_MAX_KNOWN_HOSTS = 64
+
+log = logging.getLogger(__name__)
+
+
+class RequestIDMiddleware:
+    """The part of the door that gives each request its id; no layer of its own, for each costs every request."""
+
+    __slots__ = ("_mint",)
+
+    def __init__(self) -> None:
+        self._mint = RequestIds().mint
+
+    def identify(self, scope: Scope, asked: bytes | None) -> str:
+        """The caller's id if it is a UUIDv4, else a new one; also put into the scope's state as `request_id`."""
+        request_id = self._mint() if asked is None or not _uuid4(asked) else asked.decode("ascii")
+        # A new mapping: some servers hand the same state to every request.
+        scope["state"] = {**scope.get("state", {}), "request_id": request_id}
+        return request_id
+
+
+class Door(RequestIDMiddleware):
+    """Plain ASGI application around `app`.
+
+    `render` turns an error, the request id and the path into status, headers and body. `larger_bodies` lists the path
+    patterns (matched from the start) whose body may pass `max_body_bytes`, with their own limit in bytes. A request
+    that has not begun its answer within `request_timeout_seconds` is answered 504; setting `no_timeout` in the scope's
+    state exempts it, and so does the start of the response, whose pace is the client's.
+    """
+
+    __slots__ = (
+        "_addresses", "_app", "_asks_host", "_hosts", "_known_hosts", "_larger", "_log", "_loop", "_max_body",
+        "_open", "_suffixes", "_timeout", "_timer", "draining", "render",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        render: Render,
+        max_body_bytes: int,
+        request_timeout_seconds: float,
+        allowed_hosts: Sequence[str],
+        addresses: ClientAddresses,
+        access_log: AccessLog,
+        larger_bodies: Sequence[tuple[re.Pattern[str], int]] = (),
+    ) -> None:
+        super().__init__()
+        self._app = app
+        self.render = render
+        self._max_body = max_body_bytes
+        self._larger = tuple(larger_bodies)
+        self._timeout = request_timeout_seconds
+        self._addresses = addresses
+        self._log = access_log
+        hosts = [host.strip().lower().rstrip(".") for host in allowed_hosts]
+        self._asks_host = bool(hosts) and "*" not in hosts
+        self._hosts = frozenset(hosts)
+        self._suffixes = tuple(host[1:] for host in hosts if host.startswith("*."))
+        self._known_hosts: set[bytes] = set()
+        self._open: dict[Crossing, None] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self.draining = False
+        """While true, each response asks its client to close the connection."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are inside, streams included."""
+        return len(self._open)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let one request through; other kinds of connection only get an id and an address."""
+        if scope["type"] != "http":
+            await self._pass_on(scope, receive, send)
+            return
+        asked = length = coding = None
+        for name, value in scope["headers"]:
+            if name in _LOOKED_AT:
+                if name == b"content-length":
+                    length = value
+                elif name == b"x-request-id":
+                    asked = value
+                else:
+                    coding = value
+        request_id = self.identify(scope, asked)
+        token = request_id_var.set(request_id)
+        if self._addresses.active:
+            self._addresses.apply(scope)
+        path = scope["path"]
+        target = self._log.incoming(request_id, scope["method"], path)
+        if path[-1:] == "/" and len(path) > 1:
+            _strip_slash(scope)
+        crossing = Crossing(self, scope, send, request_id, target)
+        self._open[crossing] = None
+        if self._timer is None or self._loop is not crossing.loop:
+            self._arm(crossing.loop, self._timeout)
+        try:
+            if self._asks_host or length is not None or coding is not None or scope["http_version"][:1] != "1":
+                receive = self._admit(crossing, receive, length, coding)
+            await self._app(scope, receive, crossing.send)
+            if crossing.timed_out:
+                await self._recover(crossing, None)
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # this is where every error ends
+            await self._recover(crossing, error)
+        finally:
+            self._leave(crossing)
+        request_id_var.reset(token)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "websocket":
+            await self._app(scope, receive, send)
+            return
+        asked = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        token = request_id_var.set(self.identify(scope, asked))
+        if self._addresses.active:
+            self._addresses.apply(scope)
+        _strip_slash(scope)
+        try:
+            if self._asks_host:
+                self._check_host(scope)
+        except Malformed:
+            await send({"type": "websocket.close", "code": 1008})  # before the handshake: the server answers 403
+        else:
+            await self._app(scope, receive, send)
+        request_id_var.reset(token)
+
+    def _check_host(self, scope: Scope) -> None:
+        sent = [value for name, value in scope["headers"] if name == b"host"]
+        host = sent[0] if len(sent) == 1 else b""
+        if host in self._known_hosts:
+            return
+        name = _host_name(host.decode("latin-1"))
+        if name not in self._hosts and not (name and name.endswith(self._suffixes)):
+            raise Malformed("This server does not answer for the host that the request names.", code="BAD_HOST")
+        if len(self._known_hosts) < _MAX_KNOWN_HOSTS:
+            self._known_hosts.add(host)
+
+    def _admit(self, crossing: "Crossing", receive: Receive, length: bytes | None, coding: bytes | None) -> Receive:
+        """Refuse a strange host and too large a body; the result counts the body if nobody announced its length."""
+        if self._asks_host:
+            self._check_host(crossing.scope)
+        if coding is None and length is not None:
+            if not length.isdigit():
+                raise Malformed("The Content-Length of the request is not a number.")
+            announced = int(length[:20])
+            if announced > self._max_body and announced > (limit := self._body_limit(crossing.scope["path"])):
+                raise _too_large(limit)
+            return receive  # the server hands on no more than was announced
+        if coding is None and crossing.scope["http_version"][:1] == "1":
+            return receive  # RFC 9112 §6.3: no body
+        return CountedBody(crossing, receive, self._body_limit(crossing.scope["path"])).receive
+
+    def _body_limit(self, path: str) -> int:
+        return max([self._max_body, *(limit for pattern, limit in self._larger if pattern.match(path))])
+
+    def _leave(self, crossing: "Crossing") -> None:
+        del self._open[crossing]
+        client = crossing.scope.get("client")
+        self._log.completed(
+            crossing.request_id,
+            crossing.target,
+            crossing.status or _NO_ANSWER,
+            monotonic() - crossing.since,
+            client[0] if client else "",
+        )
+
+    async def _recover(self, crossing: "Crossing", error: BaseException | None) -> None:
+        """Answer what the application raised, or raise it again where no answer is possible any more."""
+        if crossing.timed_out and crossing.task.uncancel() <= crossing.cancelling and not crossing.status:
+            error = TimedOut(f"The request took longer than {self._timeout:g} seconds and was given up.")
+        if error is None or isinstance(error, ClientDisconnect):
+            return
+        if not isinstance(error, Exception):
+            raise error
+        if crossing.status:
+            when = "after" if crossing.done else "in the middle of"
+            log.error("%s %s the answer to %s", type(error).__name__, when, crossing.target, exc_info=error)
+            if not crossing.done:
+                raise error
+            return
+        if not isinstance(error, DulyError) or error.kind is Kind.INTERNAL:
+            log.error("Unhandled %s in %s", type(error).__name__, crossing.target, exc_info=error)
+            error = DulyError(
+                f"An internal error stopped this request. Please quote the request id {crossing.request_id} "
+                "when you report it."
+            )
+        elif error.__cause__ is not None and error.kind.value >= 500:
+            log.warning("%s: %s: %s", error.code, type(error.__cause__).__name__, error.__cause__)
+        await crossing.answer(error)
+
+    def _arm(self, loop: asyncio.AbstractEventLoop, delay: float) -> None:
+        self._loop = loop
+        self._timer = loop.call_later(delay, self._sweep)
+
+    def _sweep(self) -> None:
+        """One timer serves every request: those inside are in order of arrival, so it waits for the oldest."""
+        self._timer = None
+        now = monotonic()
+        for crossing in self._open:
+            if crossing.status or crossing.timed_out or crossing.scope["state"].get("no_timeout"):
+                continue
+            left = crossing.since + self._timeout - now
+            if left > 0:
+                self._arm(crossing.loop, left)
+                return
+            crossing.timed_out = True
+            crossing.task.cancel()
+
+
+class Crossing:
+    """One request on its way through: what the door must know when the answer comes back."""
+
+    __slots__ = (
+        "_door", "_send", "cancelling", "done", "loop", "overflow", "request_id", "scope", "since", "status", "target",
+        "task", "timed_out",
+    )  # fmt: skip
+
+    def __init__(self, door: Door, scope: Scope, send: Send, request_id: str, target: str) -> None:
+        self._door = door
+        self._send = send
+        self.scope = scope
+        self.request_id = request_id
+        self.target = target
+        self.since = monotonic()
+        self.loop = asyncio.get_running_loop()
+        self.task: asyncio.Task[Any] = asyncio.current_task(self.loop)  # type: ignore[assignment]  # a server runs us in one
+        self.cancelling = self.task.cancelling()
+        self.status = 0  # until the response starts
+        self.done = False
+        self.timed_out = False
+        self.overflow: TooLarge | None = None
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """Dress the start of the response on its way out. No coroutine of its own: each one costs every request."""
+        kind = message["type"]
+        if self.overflow is not None:
+            return self._answer_overflow()
+        if kind == "http.response.start":
+            self.status = message["status"]
+            return self._send({**message, "headers": self._dress(message.get("headers", ()))})
+        if kind == "http.response.body" and not message.get("more_body", False):
+            self.done = True
+        return self._send(message)
+
+    def _dress(self, headers: Sequence[RawPair]) -> list[RawPair]:
+        dressed = add_security(headers, self.scope["scheme"])
+        dressed.append((b"x-request-id", self.request_id.encode("ascii")))
+        if self._door.draining and self.scope["http_version"][:1] == "1":
+            dressed.append(_CLOSE)
+        return dressed
+
+    async def answer(self, error: DulyError) -> None:
+        """Send the rendered error as the whole response."""
+        status, headers, body = self._door.render(error, self.request_id, self.scope["path"])
+        self.status = status
+        await self._send({"type": "http.response.start", "status": status, "headers": self._dress(headers)})
+        self.done = True
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def _answer_overflow(self) -> None:
+        # Whatever the application made of the broken body (FastAPI makes it a 400), the client hears the cause once.
+        if not self.status and self.overflow is not None:
+            await self.answer(self.overflow)
+
+
+class CountedBody:
+    """Counts a body whose length was not announced, and stops it at the limit."""
+
+    __slots__ = ("_crossing", "_left", "_limit", "_receive")
+
+    def __init__(self, crossing: Crossing, receive: Receive, limit: int) -> None:
+        self._crossing = crossing
+        self._receive = receive
+        self._limit = self._left = limit
+
+    async def receive(self) -> Message:
+        """Raises `TooLarge` at the first piece beyond the limit, and at every later call."""
+        if self._crossing.overflow is not None:
+            raise self._crossing.overflow
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._left -= len(message.get("body", b""))
+            if self._left < 0:
+                overflow = _too_large(self._limit)
+                if not self._crossing.status:
+                    self._crossing.overflow = overflow
+                raise overflow
+        return message
+
+
+def _too_large(limit: int) -> TooLarge:
+    return TooLarge(f"The request body is larger than {limit} bytes, which is the most that is accepted here.")
+
+
+def _strip_slash(scope: Scope) -> None:
+    """`/users/` answers like `/users`, without a redirect that would cost a round trip and may lose the body."""
+    path = scope["path"].rstrip("/")
+    if path and path != scope.get("root_path", "").rstrip("/"):
+        scope["path"] = path
+        raw = scope.get("raw_path")
+        if raw:
+            scope["raw_path"] = raw.rstrip(b"/")
+
+
+def _host_name(sent: str) -> str:
+    """The name in a Host header in lower case, without port; empty when anything else is in it (RFC 9110 §7.2)."""
+    match = _host(sent.strip().lower())
+    return match[1].rstrip(".") if match else ""

@@ -1,0 +1,113 @@
+"""From the Authorization header to the caller, or a refusal."""
+
+import time
+from typing import Any
+
+from duly.db.unit import Database
+from duly.errors import Unauthenticated
+from duly.identity.issuers import TrustedIssuers
+from duly.identity.outside_users import OutsideUsers
+from duly.identity.principals import Principal
+from duly.identity.revocations import Revocations
+from duly.kit.jwt import AccessTokens, VerifiedTokens, unverified_issuer
+
+MAX_TOKEN_LENGTH = 8192
+# An outside issuer ends a token by withdrawing its key, so what was verified is not remembered for long.
+OUTSIDE_SECONDS = 60.0
+
+
+class Guard:
+    """Verifies bearer tokens (RFC 6750) of this server and of trusted issuers.
+
+    A token's signature is checked once and remembered until it expires, an outside issuer's for `outside_seconds` at
+    most; whether its session still lives is asked for each request.
+    """
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        access: AccessTokens | None,
+        issuer: str,
+        outside: TrustedIssuers | None,
+        revocations: Revocations,
+        outside_seconds: float = OUTSIDE_SECONDS,
+    ) -> None:
+        self._database = database
+        self._access = access
+        self._issuer = issuer
+        self._outside = outside
+        self._outside_users = OutsideUsers(database)
+        self._revocations = revocations
+        self._outside_seconds = outside_seconds
+        self._verified: VerifiedTokens[Principal] = VerifiedTokens()
+
+    def recall(self, header: bytes | None) -> Principal | None:
+        """The caller of a token that was verified before and needs no waiting; None sends to `authenticate`."""
+        if header is None or header[:7] != b"Bearer ":
+            return None
+        principal = self._verified.get(header[7:].decode("latin-1"), time.time())
+        if principal is None or principal.session_id is None or not self._revocations.is_fresh():
+            return None
+        return None if self._revocations.is_ended(principal.session_id) else principal
+
+    async def authenticate(self, header: bytes | None) -> Principal:
+        """Raises `Unauthenticated` for anything but a live token, `Unavailable` when that cannot be known."""
+        token = _bearer(header)
+        principal = self._verified.get(token, time.time())
+        if principal is None:
+            generation = self._verified.generation
+            principal = await self._verify(token)
+            self._verified.put(
+                token,
+                principal,
+                session_id=principal.session_id or "",
+                expires_epoch=self._remember_until(principal),
+                generation=generation,
+            )
+        if principal.session_id is None:
+            await self._outside_users.check(principal)
+            return principal
+        if not self._revocations.is_fresh():
+            await self._revocations.confirm(self._database)
+        if self._revocations.is_ended(principal.session_id):
+            raise Unauthenticated("This session has ended. Sign in again.", code="SESSION_ENDED")
+        return principal
+
+    def _remember_until(self, principal: Principal) -> float:
+        if principal.session_id is not None:
+            return principal.expires_at
+        return min(principal.expires_at, time.time() + self._outside_seconds)
+
+    async def _verify(self, token: str) -> Principal:
+        ours = self._access is not None and (self._outside is None or unverified_issuer(token) == self._issuer)
+        if ours and self._access is not None:
+            claims = self._access.read(token)
+            return Principal(claims.user_id, claims.session_id, None, claims.expires_at.timestamp())
+        if self._outside is None:
+            raise Unauthenticated("This server trusts no issuer of tokens. Tell the operator.")
+        outside = await self._outside.verify(token)
+        user_id = await self._outside_users.find_or_add(outside)
+        return Principal(user_id, None, outside.subject, outside.expires_at)
+
+
+def _bearer(header: bytes | None) -> str:
+    if header is None:
+        raise Unauthenticated(
+            "This needs a token. Send it as 'Authorization: Bearer …'.", code="NOT_AUTHENTICATED", challenge=False
+        )
+    scheme, _, token = header.decode("latin-1").strip().partition(" ")
+    token = token.strip()
+    if scheme.lower() != "bearer" or not token or " " in token:
+        raise Unauthenticated("The Authorization header is not 'Bearer' and one token. Send it in that form.")
+    if len(token) > MAX_TOKEN_LENGTH:
+        raise Unauthenticated("The token is too long to be one. Sign in again.")
+    return token
+
+
+def authorization_header(scope: Any) -> bytes | None:
+    """The one Authorization header of a request; two of them are none that can be trusted."""
+    found = [value for name, value in scope["headers"] if name == b"authorization"]
+    if len(found) > 1:
+        raise Unauthenticated("There is more than one Authorization header. Send exactly one.")
+    return found[0] if found else None

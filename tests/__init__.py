@@ -1,0 +1,1 @@
+"""Tests: behaviours of the product, shown across its real edges."""
