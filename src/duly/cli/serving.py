@@ -4,12 +4,15 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from pathlib import Path
 
 import uvicorn
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
+from duly.cli.connections import Connection
+from duly.cli.faults import stop
 from duly.db.url import DatabaseAddress
 from duly.operations.startup import check_settings, find_secret, migrate_at_start
 from duly.settings import Settings
@@ -21,11 +24,28 @@ KEEP_ALIVE_SECONDS = 75
 def prepare(settings: Settings) -> DatabaseAddress:
     """Check, make the development key, and migrate. Raises `SettingsFault` before anything listens."""
     address = check_settings(settings)
+    _try_port(settings)
     find_secret(settings)
     asyncio.run(migrate_at_start(settings, address))
     # Done once here, so the workers only look whether it was.
     os.environ["AUTO_MIGRATE"] = "false"
     return address
+
+
+def _try_port(settings: Settings) -> None:
+    """End with one line when nobody can listen there; the server itself would start everything first."""
+    try:
+        places = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        stop(f"HOST: {settings.host} is no address of this machine ({error.strerror}); give one, such as 127.0.0.1")
+    for family, kind, protocol, _, place in places:
+        with socket.socket(family, kind, protocol) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                trial.bind(place)
+            except OSError as error:
+                stop(f"PORT: cannot listen on {settings.host}:{settings.port} ({error.strerror}); stop what listens "
+                     "there, or give another port")  # fmt: skip
 
 
 def serve(settings: Settings, address: DatabaseAddress, *, reload: bool) -> int:
@@ -36,6 +56,7 @@ def serve(settings: Settings, address: DatabaseAddress, *, reload: bool) -> int:
         workers = 1
     config = uvicorn.Config(
         "duly.main:app",
+        http=Connection,
         host=settings.host,
         port=settings.port,
         workers=workers,
@@ -47,7 +68,6 @@ def serve(settings: Settings, address: DatabaseAddress, *, reload: bool) -> int:
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=DRAIN_SECONDS,
-        h11_max_incomplete_event_size=32 * 1024,
     )
     if workers > 1:
         Multiprocess(config, sockets=[config.bind_socket()]).run()

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from duly.db.statements import Row, Statement
+from duly.errors import DulyError
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,12 @@ class Batches:
         columns = {name: [values[name] for values, _ in batch] for name in batch[0][0]}
         try:
             rows = await self._run(many, columns)
+        except DulyError as error:
+            # The database itself does not serve, or gave the transaction up: alone each would only wait to hear it.
+            for _, answer in batch:
+                if not answer.done():
+                    answer.set_exception(error)
+            return
         except Exception as error:  # noqa: BLE001 - whatever it is, each row alone says it again or succeeds
             log.info("A batch of %s is run row by row: %s", len(batch), type(error).__name__)
             for waiting in batch:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from typing import Any
 
 import asyncpg
@@ -24,8 +24,14 @@ STATEMENT_SECONDS = 4.0
 ACQUIRE_SECONDS = 4.0
 CONNECT_SECONDS = 4.0
 
-_GONE = (asyncpg.InterfaceError, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError, OSError)
-_FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+STOP_SECONDS = 2.0
+
+_GONE = (
+    asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError, ConnectionError,
+)  # fmt: skip
+# TimeoutError is an OSError. It is no lost connection: trying again would take as long again.
+_FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 def make_dialect() -> Dialect:
@@ -45,12 +51,18 @@ def translate(error: Exception) -> Exception:
         return StorageFull("The database's disk is full. Nothing was changed; tell the operator.")
     if isinstance(
         error,
-        (*_GONE, TimeoutError, asyncpg.InsufficientResourcesError, asyncpg.LockNotAvailableError,
+        (*_GONE, OSError, asyncpg.InsufficientResourcesError, asyncpg.LockNotAvailableError,
          asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError),
     ):  # fmt: skip
         log.error("PostgreSQL does not serve: %s: %s", type(error).__name__, error)
         return database_down()
     return error
+
+
+def _discard(connection: Any) -> None:
+    """Close a connection whose state is unknown. The pool may have noticed first, and then it is closed already."""
+    with contextlib.suppress(asyncpg.InterfaceError):
+        connection.terminate()
 
 
 async def _keep_state(_: Any) -> None:
@@ -70,6 +82,7 @@ class PostgresDatabase:
         self._prepared = prepared
         self._batches: dict[Statement, Batches] = {}
         self._sizes = (pool_size, overflow)
+        self._cleaning: set[asyncio.Task[None]] = set()
         self._pool: asyncpg.Pool[asyncpg.Record] = asyncpg.create_pool(
             **address.asyncpg_arguments(),
             min_size=0,
@@ -121,26 +134,47 @@ class PostgresDatabase:
     async def _run(self, sql: str, arguments: list[Any]) -> Sequence[Row]:
         if sql_log.isEnabledFor(logging.DEBUG):
             sql_log.debug(sql)
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + STATEMENT_SECONDS
         async with self.connection() as connection:
             rows: Sequence[Row]
             if self._prepared:
-                rows = await connection.fetch(sql, *arguments)
+                rows = await connection.fetch(sql, *arguments, timeout=deadline - clock())
             else:
                 async with connection.transaction():
-                    rows = await connection.fetch(sql, *arguments)
+                    rows = await connection.fetch(sql, *arguments, timeout=deadline - clock())
         return rows
 
     @contextlib.asynccontextmanager
     async def connection(self) -> AsyncIterator[Any]:
-        """A pooled connection. One that did not answer in time is closed, not returned: its state is unknown."""
+        """A pooled connection. One that broke is closed; one that did not answer in time is told to stop first."""
         connection = await self._pool.acquire(timeout=ACQUIRE_SECONDS)
         try:
             yield connection
         except (TimeoutError, asyncio.CancelledError):
-            connection.terminate()
+            # Closed at once, the server would go on with it, or wait for a lock, and there would be more of these
+            # than it takes connections. The caller is answered meanwhile.
+            self.later(self._pool.release(connection, timeout=STOP_SECONDS))
             raise
-        finally:
+        except _GONE:
+            _discard(connection)
             await self._pool.release(connection)
+            raise
+        except BaseException:
+            await self._pool.release(connection)
+            raise
+        await self._pool.release(connection)
+
+    def later(self, work: Coroutine[Any, Any, None]) -> None:
+        """Clean up behind the caller's back; what goes wrong closes the connection, which is all it is for."""
+
+        async def run() -> None:
+            with contextlib.suppress(*_FAULTS):
+                await work
+
+        task = asyncio.create_task(run())
+        self._cleaning.add(task)
+        task.add_done_callback(self._cleaning.discard)
 
     def unit(self) -> Unit:
         """A transaction over any number of statements."""
@@ -205,6 +239,7 @@ class PostgresUnit(Unit):
         self._database = database
         self._stack = contextlib.AsyncExitStack()
         self._connection: Any = None
+        self._is_late = False
 
     async def fetch(self, statement: Statement, **values: Any) -> Sequence[Row]:
         """All rows; a writing statement begins the transaction."""
@@ -218,6 +253,7 @@ class PostgresUnit(Unit):
         try:
             return plan.rows(await self._connection.fetch(plan.sql, *plan.arguments(values)))
         except _FAULTS as error:
+            self._is_late = isinstance(error, TimeoutError)
             raise translate(error) from error
 
     async def begin(self) -> None:
@@ -233,9 +269,11 @@ class PostgresUnit(Unit):
             raise translate(error) from error
 
     async def _enter(self) -> None:
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + STATEMENT_SECONDS
         async with contextlib.AsyncExitStack() as stack:
             connection = await stack.enter_async_context(self._database.connection())
-            await connection.execute("BEGIN")
+            await connection.execute("BEGIN", timeout=deadline - clock())
             self._stack = stack.pop_all()
         self._connection = connection
 
@@ -243,6 +281,13 @@ class PostgresUnit(Unit):
         await self._end("COMMIT")
 
     async def _rollback(self) -> None:
+        if self._is_late:
+            # The server did not answer in time; the caller does not wait for it once more.
+            self._database.later(self._give_up())
+        else:
+            await self._give_up()
+
+    async def _give_up(self) -> None:
         with contextlib.suppress(Exception):
             await self._end("ROLLBACK")
 
@@ -255,7 +300,7 @@ class PostgresUnit(Unit):
                 done = await connection.execute(verb)
             except BaseException as error:
                 # The transaction's state is unknown: the connection must not be used again.
-                connection.terminate()
+                _discard(connection)
                 if isinstance(error, _FAULTS):
                     raise translate(error) from error
                 raise

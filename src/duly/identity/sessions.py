@@ -94,7 +94,7 @@ class SessionKeeper:
             device=device.name,
         )
         await self._store(unit, refresh_token, session_id, moment, moment + self._longest)
-        return self._pair(refresh_token, session_id, user_id, moment)
+        return self._pair(refresh_token, session_id, user_id, moment, moment + self._longest)
 
     async def rotate(self, unit: Unit, presented: str) -> TokenPair:
         """Replace a refresh token by its successor (RFC 9700 §4.14.2).
@@ -114,7 +114,7 @@ class SessionKeeper:
         user_id, session_end = session
         child = self._child(presented)
         await self._store(unit, child, session_id, moment, session_end)
-        return self._pair(child, session_id, user_id, moment)
+        return self._pair(child, session_id, user_id, moment, session_end)
 
     async def end(self, unit: Unit, user_id: str, session_id: str, *, reason: str) -> None:
         """End one session; its tokens fail at once. Raises `NotFound` for another user's or an ended one."""
@@ -141,7 +141,7 @@ class SessionKeeper:
         child = self._child(presented)
         successor = await unit.first(queries.FIND_REFRESH_TOKEN, hash=keyed_hash(self._hash_key, child))
         if successor is not None and successor[3] is None and moment - replaced_at <= FORGIVENESS:
-            return self._pair(child, session_id, user_id, successor[1])
+            return self._pair(child, session_id, user_id, successor[1], session_end)
         await self._end_family(unit, user_id, session_id)
         raise Unauthenticated(
             "This refresh token was used before, so its session was ended. Sign in again.",
@@ -185,12 +185,17 @@ class SessionKeeper:
     def _child(self, parent: str) -> str:
         return encode_bytes(hmac.digest(self._child_key, parent.encode(), sha256))
 
-    def _pair(self, refresh_token: str, session_id: str, user_id: str, issued_at: datetime) -> TokenPair:
+    def _pair(
+        self, refresh_token: str, session_id: str, user_id: str, issued_at: datetime, session_end: datetime
+    ) -> TokenPair:
         # Every claim follows from the refresh token and its moment: who asks twice gets the same pair twice.
         digest = hmac.digest(self._child_key, b"jti" + refresh_token.encode(), sha256)
         token_id = str(uuid.UUID(bytes=digest[:16], version=4))
-        access = self._access.issue(user_id=user_id, session_id=session_id, token_id=token_id, issued_at=issued_at)
-        return TokenPair(access, refresh_token, self._access_seconds)
+        access = self._access.issue(
+            user_id=user_id, session_id=session_id, token_id=token_id, issued_at=issued_at, latest=session_end
+        )
+        left = int((session_end - issued_at).total_seconds())
+        return TokenPair(access, refresh_token, min(self._access_seconds, left))
 
 
 def _ended() -> Unauthenticated:

@@ -56,11 +56,17 @@ class AccessTokens:
         self._audience = audience
         self.lifetime_seconds = lifetime_seconds
 
-    def issue(self, *, user_id: str, session_id: str, token_id: str, issued_at: datetime) -> str:
-        """Equal input gives an equal token; `issued_at` must be aware, and counts in whole seconds."""
+    def issue(
+        self, *, user_id: str, session_id: str, token_id: str, issued_at: datetime, latest: datetime | None = None
+    ) -> str:
+        """Equal input gives an equal token; `issued_at` must be aware, and counts in whole seconds.
+
+        The token expires after its lifetime, and at `latest` at the latest.
+        """
         if issued_at.tzinfo is None:
             raise ValueError("issued_at has no offset")
         start = int(issued_at.timestamp())
+        end = start + self.lifetime_seconds
         claims = {
             "iss": self._issuer,
             "aud": self._audience,
@@ -68,7 +74,7 @@ class AccessTokens:
             "sid": session_id,
             "jti": token_id,
             "iat": start,
-            "exp": start + self.lifetime_seconds,
+            "exp": end if latest is None else min(end, int(latest.timestamp())),
             "typ": "access",
         }
         return jwt.encode(claims, self._key, algorithm=ALGORITHM)

@@ -43,7 +43,8 @@ _MOST_BCRYPT_ROUNDS = 16
 
 # Measured on two cores with the loop half busy and 8 verifications in flight (argon2id; p99 of the loop's lag in ms,
 # 0.8 without any): 1 thread 7.8, 2 threads 11, 4 threads 23, 8 threads 55; and at nice 10: 3.9, 4.0, 6.5, 14. More
-# threads than spare cores only add lag. Nice 10 leaves logins a tenth of a crowded core, 5 a quarter.
+# threads than spare cores only add lag. By the kernel's weights a thread at nice 10 keeps a tenth of a contended core
+# and at nice 5 a quarter, so that logins slow down and do not starve.
 _NICE = 5
 
 

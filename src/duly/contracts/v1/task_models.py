@@ -27,6 +27,18 @@ _TASK_EXAMPLE: dict[str, Any] = {
     "due_date": "2026-12-31T09:00:00Z",
     "tags": ["home"],
 }
+_STORED_EXAMPLE: dict[str, Any] = {
+    "id": "019aa0c4-5a3e-7c31-9d5e-0f1b6f0c2a11",
+    "user_id": "019aa0c4-1b11-7b02-8c4e-6a7b1d2e3f40",
+    **_TASK_EXAMPLE,
+    "due_date": "2026-12-31T09:00:00.000000Z",
+    "completed": False,
+    "completed_at": None,
+    "version": 1,
+    "created_at": "2026-11-21T15:33:00.000000Z",
+    "updated_at": "2026-11-21T15:33:00.000000Z",
+}
+_PAGE_EXAMPLE = {"items": [_STORED_EXAMPLE], "total": 1, "limit": 50, "offset": 0, "next_cursor": None}
 
 
 class TaskCreate(Input):
@@ -90,22 +102,7 @@ class CompletionUpdate(Input):
 class TaskResponse(Output):
     """A task."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "id": "019aa0c4-5a3e-7c31-9d5e-0f1b6f0c2a11",
-                    "user_id": "019aa0c4-1b11-7b02-8c4e-6a7b1d2e3f40",
-                    **_TASK_EXAMPLE,
-                    "completed": False,
-                    "completed_at": None,
-                    "version": 1,
-                    "created_at": "2026-11-21T15:33:00.000000Z",
-                    "updated_at": "2026-11-21T15:33:00.000000Z",
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [_STORED_EXAMPLE]})
 
     id: Identifier
     user_id: Identifier
@@ -123,6 +120,8 @@ class TaskResponse(Output):
 
 class TaskListResponse(Output):
     """A page of tasks."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [_PAGE_EXAMPLE]})
 
     items: list[TaskResponse]
     total: int
