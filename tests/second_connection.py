@@ -34,6 +34,7 @@ async def second_connection(database_url: str) -> AsyncIterator[SecondConnection
     if database_url.startswith("sqlite"):
         link = apsw.Connection(database_url.removeprefix("sqlite:///"))
         link.set_busy_timeout(4000)
+        link.execute("PRAGMA foreign_keys=ON")
         try:
             yield SecondConnection(link)
         finally:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import json
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -245,3 +246,15 @@ def test_ten_thousand_are_kept_by_default() -> None:
     cache.clear()
     cache.forget_session("s12001")
     assert len(cache) == 0
+
+
+def test_sessions_that_were_pushed_out_leave_nothing_behind() -> None:
+    cache: VerifiedTokens[str] = VerifiedTokens(most=10)
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            remember(cache, f"t{number}", f"s{number}")
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1_000_000

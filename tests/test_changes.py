@@ -90,6 +90,8 @@ async def test_since_goes_on_where_the_last_page_ended(carol: Person) -> None:
     assert [change["task"]["title"] for change in changes] == ["0", "1", "2", "3", "4"]
     for limit in (1, 2, 5):
         assert await feed(carol, limit=limit) == changes
+    for limit, has_more in ((4, True), (5, False), (6, False)):
+        assert (await carol.get(f"/changes?limit={limit}")).json()["has_more"] is has_more, limit
     for number, change in enumerate(changes):
         assert await feed(carol, since=change["cursor"]) == changes[number + 1 :]
     last = (await carol.get(f"/changes?since={changes[-1]['cursor']}")).json()

@@ -279,7 +279,7 @@ async def test_a_revision_that_replaces_a_table_keeps_every_row_that_refers_to_i
     await run_sql(database_url, "UPDATE tasks SET completed = true")
     assert await run_sql(database_url, "SELECT position, pending FROM task_counters") == [(2, 0)]
     with pytest.raises(Exception, match=r"(?i)foreign key"):
-        await run_sql(database_url, "UPDATE tasks SET user_id = 'nobody'")
+        await run_sql(database_url, "UPDATE sessions SET user_id = 'nobody'")
 
 
 @pytest.mark.parametrize(

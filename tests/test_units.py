@@ -168,6 +168,7 @@ async def test_a_unit_whose_statement_failed_never_pretends_to_have_committed(
     assert (failure is None) == ("ben" in await stored(database_url)), failure
 
 
+@pytest.mark.covers("A140", "C102")
 async def test_of_concurrent_units_each_succeeds_or_fails_by_itself(database: Database, database_url: str) -> None:
     async def write(number: int) -> None:
         async with database.unit() as unit:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.routing import Match
@@ -37,6 +37,7 @@ from duly.operations.health import HealthChecks
 from duly.settings import Settings, load_settings
 from duly.web.access_log import access_log
 from duly.web.addresses import ClientAddresses
+from duly.web.cross_origin import CrossOrigin
 from duly.web.docs_pages import docs_routes
 from duly.web.door import Door
 from duly.web.guard import Guard
@@ -61,6 +62,11 @@ class Application(FastAPI):
         outer = Lane(super().__call__, application=self, routers=routers, render=_respond, is_outer=True)
         self._entrance: ASGIApp = Door(outer, **door)
 
+    def build_middleware_stack(self) -> ASGIApp:
+        """Starlette's, without the outermost layer, which would answer faults in a shape of its own."""
+        stack = super().build_middleware_stack()
+        return stack.app if isinstance(stack, ServerErrorMiddleware) else stack
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Every request, and the server's start and stop, comes in here."""
         await self._entrance(scope, receive, send)
@@ -75,17 +81,20 @@ def create_app(settings: Settings | None = None) -> Application:
     lines = configure_logging(level="debug" if settings.debug else settings.log_level, format=log_form)
     routers = [tasks.router, *([auth.router] if settings.local_accounts else [])]
     placed = [(prefix, router) for prefix in PREFIXES for router in routers]
+    rules = _cross_origin_rules(settings)
     app = Application(
         title="Duly",
         version=__version__,
         summary="The task backend that a developer puts behind any frontend.",
-        description=openapi.DESCRIPTION,
         openapi_url="/openapi.json" if settings.docs_enabled else None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
         lifespan=lambda app: _live(app, settings),
-        middleware=[_cors(settings), Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=5)],
+        middleware=[
+            Middleware(CrossOrigin, **rules),
+            Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=5),
+        ],
     )
     app.enclose(
         placed,
@@ -95,6 +104,7 @@ def create_app(settings: Settings | None = None) -> Application:
         allowed_hosts=settings.allowed_hosts,
         addresses=ClientAddresses(settings.trusted_proxies),
         access_log=access_log(lines),
+        origin_headers=CrossOrigin(app, **rules).headers_for,
     )
     for prefix, router in placed:
         # The unversioned addresses are the same handlers; the document shows each operation once.
@@ -107,20 +117,20 @@ def create_app(settings: Settings | None = None) -> Application:
     return app
 
 
-def _cors(settings: Settings) -> Middleware:
+def _cross_origin_rules(settings: Settings) -> dict[str, Any]:
     origins = list(settings.cors_origins)
-    origins += [issuer.issuer for issuer in startup.trusted_issuers(settings)[:1]
-                if settings.better_auth_url and issuer.issuer]  # fmt: skip
-    return Middleware(
-        CORSMiddleware,
-        allow_origins=list(dict.fromkeys(origins)),
-        allow_credentials="*" not in origins,
-        allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-        allow_headers=["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match",
-                       "Last-Event-ID", "X-Request-ID"],
-        expose_headers=["ETag", "Location", "Idempotency-Replayed", "Retry-After", "WWW-Authenticate", "X-Request-ID"],
-        max_age=600,
-    )  # fmt: skip
+    if settings.better_auth_url:
+        origins += [issuer.issuer for issuer in startup.trusted_issuers(settings)[:1] if issuer.issuer]
+    return {
+        "allow_origins": list(dict.fromkeys(origins)),
+        "allow_credentials": "*" not in origins,
+        "allow_methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
+        "allow_headers": ["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match",
+                          "Last-Event-ID", "X-Request-ID"],
+        "expose_headers": ["ETag", "Location", "Idempotency-Replayed", "Retry-After", "WWW-Authenticate",
+                           "X-Request-ID"],
+        "max_age": 600,
+    }  # fmt: skip
 
 
 @contextlib.asynccontextmanager
@@ -207,10 +217,6 @@ def _handle_errors(app: FastAPI) -> None:
             return RunAgain(request, await request.body())
         return await refuse(request, error)
 
-    async def refuse_fault(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the door logs it
-        return _respond(request, DulyError("An internal error stopped this request. Please quote its request id."))
-
-    app.add_exception_handler(Exception, refuse_fault)
     app.add_exception_handler(TransactionAborted, run_again)
     app.add_exception_handler(DulyError, refuse)
     app.add_exception_handler(RequestValidationError, refuse_fields)
@@ -219,7 +225,7 @@ def _handle_errors(app: FastAPI) -> None:
 
 def _methods_of(app: FastAPI, request: Request) -> list[str]:
     """Every method that some route takes at this path (RFC 9110 §10.2.1)."""
-    known = ("GET", "POST", "PUT", "PATCH", "DELETE")
+    known = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
     found = []
     for method in known:
         scope = {**request.scope, "method": method}

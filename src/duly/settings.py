@@ -31,17 +31,11 @@ class FileSource(PydanticBaseSettingsSource):
         self._environ = environ
 
     def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        """Read one file, or answer nothing. Raises `SettingsFault` when the named file cannot be read."""
-        name = f"{field_name.upper()}_FILE"
-        path = self._environ.get(name)
-        if not path:
+        """Read one file, or answer nothing; `load_settings` tells of a file that cannot be read."""
+        path = self._environ.get(f"{field_name.upper()}_FILE")
+        if not path or _file_fault(field_name, self._environ):
             return None, field_name, False
-        if self._environ.get(field_name.upper()):
-            raise SettingsFault([f"{name}: {field_name.upper()} is set too; keep one of the two"])
-        try:
-            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
-        except OSError as error:
-            raise SettingsFault([f"{name}: cannot read {path} ({error.strerror}); give a readable file"]) from None
+        return Path(path).read_text(encoding="utf-8").strip(), field_name, False
 
     def __call__(self) -> dict[str, Any]:
         """Every setting that a file gives."""
@@ -175,6 +169,21 @@ class Settings(BaseSettings):
         return self.environment != "development"
 
 
+def _file_fault(field_name: str, environ: Mapping[str, str]) -> str | None:
+    name = f"{field_name.upper()}_FILE"
+    path = environ.get(name)
+    if not path:
+        return None
+    if environ.get(field_name.upper()):
+        return f"{name}: {field_name.upper()} is set too; keep one of the two"
+    try:
+        Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        return f"{name}: cannot read {path} ({reason}); give a readable file"
+    return None
+
+
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
@@ -189,12 +198,11 @@ def load_settings(**overrides: Any) -> Settings:
     `.env` that are close to a known one, and whatever staging and production refuse.
     """
     faults = _contradictions() + _misspelt()
+    faults += [fault for name in Settings.model_fields if (fault := _file_fault(name, os.environ))]
     try:
         settings = Settings(**overrides)
     except ValidationError as error:
         raise SettingsFault(faults + [_fault_line(fault) for fault in error.errors(include_input=False)]) from None
-    except SettingsFault as error:
-        raise SettingsFault([*faults, *error.faults]) from None
     faults += _weaknesses(settings)
     if faults:
         raise SettingsFault(faults)

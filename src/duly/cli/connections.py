@@ -9,13 +9,11 @@ from uvicorn.server import ServerState
 
 from duly.contracts.v1.problems import render_problem
 from duly.errors import Malformed
-from duly.kit.ids import RequestIds
+from duly.kit.ids import new_request_id
 from duly.web.headers import add_security
 
 HEAD_SECONDS = 10.0
 HEAD_BYTES = 64 * 1024
-
-_ids = RequestIds()
 
 
 class Connection(HttpToolsProtocol):
@@ -74,7 +72,7 @@ class Connection(HttpToolsProtocol):
         self._refuse("This is no request in HTTP/1.1. Check what stands between you and the server.", "NOT_HTTP")
 
     def _refuse(self, message: str, code: str) -> None:
-        request_id = _ids.mint()
+        request_id = new_request_id()
         status, headers, body = render_problem(Malformed(message, code=code), request_id, "")
         scheme = "https" if self.scheme == "https" else "http"
         dressed = add_security([*headers, (b"x-request-id", request_id.encode()), (b"connection", b"close")], scheme)

@@ -2,7 +2,9 @@
 
 import asyncio
 import getpass
+import ipaddress
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -29,6 +31,8 @@ commands.add_typer(migrating.commands, name="migrate")
 
 def run() -> NoReturn:
     """The console script: faults of the settings are lines on standard error and exit code 1."""
+    # A command says in its own lines what went wrong; the server sets its log up itself.
+    logging.getLogger("duly").addHandler(logging.NullHandler())
     try:
         commands()
     except SettingsFault as fault:
@@ -67,8 +71,15 @@ def serve(
     sys.exit(serving.serve(settings, address, reload=reload))
 
 
+def _is_every_address(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
 def _welcome(settings: Settings) -> None:
-    shown = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - compared, not bound
+    shown = "127.0.0.1" if _is_every_address(settings.host) else settings.host
     base = settings.public_url or f"http://{shown}:{settings.port}"
     typer.echo(f"Duly {__version__} ({settings.environment})")
     if settings.docs_enabled:

@@ -13,11 +13,12 @@ from duly.contracts.v1.fields import LEAST_NEW_PASSWORD
 from duly.contracts.v1.models import Problem, ValidationProblem
 from duly.settings import Settings
 
-DESCRIPTION = """\
-Accounts, sessions and tasks over HTTP. Every address below `/api/v1` also answers below `/api`, which is always the
-current version.
+_SIGN_IN = "with `POST /api/v1/auth/login` and send the access token as `Authorization: Bearer …`."
+_SIGN_IN_ELSEWHERE = "at the issuer that this server trusts, and send its token as `Authorization: Bearer …`."
+_DESCRIPTION = """\
+Every address below `/api/v1` also answers below `/api`, which is always the current version.
 
-* **Sign in** with `POST /api/v1/auth/login` and send the access token as `Authorization: Bearer …`.
+* **Sign in** {sign_in}
 * **Errors** are `application/problem+json` (RFC 9457) with a stable `code` and the `request_id` that finds the request
   in the log.
 * **Retries** are safe with an `Idempotency-Key` on every POST that creates.
@@ -60,7 +61,7 @@ def _build(app: FastAPI, settings: Settings) -> dict[str, Any]:
         title=app.title,
         version=app.version,
         summary=app.summary,
-        description=app.description,
+        description=_DESCRIPTION.format(sign_in=_SIGN_IN if settings.local_accounts else _SIGN_IN_ELSEWHERE),
         routes=app.routes,
         separate_input_output_schemas=False,
     )

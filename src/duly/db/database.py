@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import apsw
+
 from duly.db.postgres import PostgresDatabase
 from duly.db.sqlite import SqliteDatabase
 from duly.db.unit import Database
@@ -15,12 +17,15 @@ def address_from(settings: Settings) -> DatabaseAddress:
 
 
 async def open_database(settings: Settings) -> Database:
-    """Connect. Raises `Unavailable` when the server does not answer, OSError when the folder cannot be used."""
+    """Connect. Raises `Unavailable` when the server does not answer, OSError when the folder or file cannot be used."""
     address = address_from(settings)
     if address.dialect == "sqlite":
         path = Path(str(address.path))
         path.parent.mkdir(parents=True, exist_ok=True)
-        return SqliteDatabase(path)
+        try:
+            return SqliteDatabase(path)
+        except apsw.Error as error:
+            raise OSError(str(error)) from error
     prepared = settings.database_prepared_statements
     database = PostgresDatabase(
         address,

@@ -40,7 +40,10 @@ LOCK_ID = 0x64756C79  # "duly"
 TURN_SECONDS = 60
 TABLE_SECONDS = 4
 # They keep the counters and the change feed; Alembic compares tables and knows nothing of them.
-TRIGGERS = {"tasks_changed": "tasks", "tasks_created": "tasks", "users_created": "users"}
+TRIGGERS = {
+    "tasks_changed": "tasks", "tasks_created": "tasks", "tasks_kept": "tasks", "tasks_removed": "tasks",
+    "users_created": "users",
+}  # fmt: skip
 Result = TypeVar("Result")
 
 # What it says of each step is noise in the log: the caller says which revision came of it.
@@ -104,7 +107,7 @@ def _check_references(connection: Connection) -> None:
     """SQLite checked no foreign key while tables were replaced, so all are checked before the commit."""
     broken = connection.execute(text("PRAGMA foreign_key_check")).first()
     if broken is not None:
-        raise ValueError(f"a row of {broken[0]} would refer to a row of {broken[2]} that does not exist")
+        raise CommandError(f"a row of {broken[0]} would refer to a row of {broken[2]} that does not exist")
 
 
 def head() -> str:

@@ -3,8 +3,8 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
@@ -18,6 +18,7 @@ from duly.db.url import DatabaseAddress
 from duly.errors import StorageFull
 
 log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 
 # A locked table or a hung server must become a 503 within 5 s, so each step gets less.
 STATEMENT_SECONDS = 4.0
@@ -26,10 +27,13 @@ CONNECT_SECONDS = 4.0
 
 STOP_SECONDS = 2.0
 
+# What an idle connection says that died, and how long to wait before the next one is tried: the others died with it,
+# as a rule, and the loop needs a moment to notice.
 _GONE = (
-    asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresConnectionError,
-    asyncpg.OperatorInterventionError, ConnectionError,
+    asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError, asyncpg.CannotConnectNowError, asyncpg.IdleSessionTimeoutError, ConnectionError,
 )  # fmt: skip
+PAUSES = (0.01, 0.1)
 # TimeoutError is an OSError. It is no lost connection: trying again would take as long again.
 _FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
@@ -51,8 +55,9 @@ def translate(error: Exception) -> Exception:
         return StorageFull("The database's disk is full. Nothing was changed; tell the operator.")
     if isinstance(
         error,
-        (*_GONE, OSError, asyncpg.InsufficientResourcesError, asyncpg.LockNotAvailableError,
-         asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError),
+        (*_GONE, OSError, asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError,
+         asyncpg.LockNotAvailableError, asyncpg.InvalidAuthorizationSpecificationError,
+         asyncpg.InvalidCatalogNameError),
     ):  # fmt: skip
         log.error("PostgreSQL does not serve: %s: %s", type(error).__name__, error)
         return database_down()
@@ -63,6 +68,21 @@ def _discard(connection: Any) -> None:
     """Close a connection whose state is unknown. The pool may have noticed first, and then it is closed already."""
     with contextlib.suppress(asyncpg.InterfaceError):
         connection.terminate()
+
+
+async def _again(work: Callable[[], Awaitable[Result]]) -> Result:
+    """Do it on the next connection while it meets one that had died. Raises what `translate` gives."""
+    for pause in PAUSES:
+        try:
+            return await work()
+        except _GONE:
+            await asyncio.sleep(pause)
+        except _FAULTS as error:
+            raise translate(error) from error
+    try:
+        return await work()
+    except _FAULTS as error:
+        raise translate(error) from error
 
 
 async def _keep_state(_: Any) -> None:
@@ -116,10 +136,7 @@ class PostgresDatabase:
                 raise translate(error) from error
         except _FAULTS as error:
             raise translate(error) from error
-        try:
-            return plan.rows(await self._run(plan.sql, arguments))
-        except _FAULTS as error:
-            raise translate(error) from error
+        return plan.rows(await _again(lambda: self._run(plan.sql, arguments)))
 
     async def first(self, statement: Statement, **values: Any) -> Row | None:
         """The first row or None; a statement that has a form for many rows is run together with others that wait."""
@@ -186,18 +203,7 @@ class PostgresDatabase:
 
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""
-        try:
-            await self._run("SELECT 1", [])
-        except _GONE:
-            await self._ping_again()
-        except _FAULTS as error:
-            raise translate(error) from error
-
-    async def _ping_again(self) -> None:
-        try:
-            await self._run("SELECT 1", [])
-        except _FAULTS as error:
-            raise translate(error) from error
+        await _again(lambda: self._run("SELECT 1", []))
 
     async def report(self) -> dict[str, Any]:
         """Versions, durability and pool. Raises `Unavailable`."""
@@ -257,16 +263,9 @@ class PostgresUnit(Unit):
             raise translate(error) from error
 
     async def begin(self) -> None:
-        """Begin on a live connection: one that died while it was idle is replaced once."""
-        if self._connection is not None:
-            return
-        try:
-            try:
-                await self._enter()
-            except _GONE:
-                await self._enter()
-        except _FAULTS as error:
-            raise translate(error) from error
+        """Begin on a live connection: one that died while it was idle is replaced."""
+        if self._connection is None:
+            await _again(self._enter)
 
     async def _enter(self) -> None:
         clock = asyncio.get_running_loop().time

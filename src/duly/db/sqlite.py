@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +24,6 @@ log = logging.getLogger(__name__)
 BUSY_MILLISECONDS = 4000
 SLOW_READERS = 2
 PRAGMAS = (
-    "journal_mode=WAL",
     "synchronous=FULL",
     "foreign_keys=ON",
     "cache_size=-65536",
@@ -47,9 +47,23 @@ def open_connection(path: Path) -> apsw.Connection:
     """
     connection = apsw.Connection(str(path), statementcachesize=256)
     connection.set_busy_timeout(BUSY_MILLISECONDS)
+    _switch_to_wal(connection)
     for pragma in PRAGMAS:
         connection.execute(f"PRAGMA {pragma}").fetchall()
     return connection
+
+
+def _switch_to_wal(connection: apsw.Connection) -> None:
+    # SQLite's own waiting leaves this out, so of two processes that open a new file at once one would be refused.
+    deadline = time.monotonic() + BUSY_MILLISECONDS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").fetchall()
+            return
+        except apsw.BusyError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
 
 
 def translate(error: apsw.Error) -> Exception:

@@ -49,12 +49,13 @@ def fold_email(address: str) -> str:
     """The one spelling under which an address is stored and found: NFC, lower case, an IDNA domain as Unicode."""
     text = unicodedata.normalize("NFC", address.strip())
     try:
-        return _read_email(text).lower()
+        return read_email(text).lower()
     except EmailNotValidError:
         return text.lower()  # no account has it, and it is looked for all the same
 
 
-def _read_email(address: str) -> str:
+def read_email(address: str) -> str:
+    """The address as it is written properly. Raises `EmailNotValidError`, which is a ValueError."""
     # Servers in a house may have a name without a dot, and `.test` is for those who test (RFC 2606).
     return validate_email(
         address, check_deliverability=False, globally_deliverable=False, test_environment=True
@@ -69,7 +70,7 @@ def fold_username(username: str) -> str:
 def check_draft(draft: AccountDraft) -> AccountDraft:
     """The draft with its names in their one spelling. Raises `Invalid` for a name that is no address or no username."""
     try:
-        _read_email(draft.email)
+        read_email(draft.email)
     except EmailNotValidError:
         raise _invalid("email", "Give an e-mail address such as ann@example.com.") from None
     if draft.username is not None and not USERNAME.fullmatch(draft.username):
@@ -82,7 +83,7 @@ def _invalid(field: str, message: str) -> Invalid:
 
 
 def check_password(password: str, *, email: str, minimum: int) -> None:
-    """Length counted in code points after NFC (SP 800-63B-4 §3.1.1.2), and not the address itself.
+    """Length counted in code points after NFC (SP 800-63B-4 §3.1.1.2), only text, and not the address itself.
 
     Raises `Invalid` naming the field `password`.
     """
@@ -92,6 +93,9 @@ def check_password(password: str, *, email: str, minimum: int) -> None:
         fault = FieldFault("password", f"Use at least {minimum} characters.", "password_too_short")
     elif len(text) > PASSWORD_MAX_LENGTH:
         fault = FieldFault("password", f"Use at most {PASSWORD_MAX_LENGTH} characters.", "password_too_long")
+    elif any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
+        # A line editor's control codes, or bytes that were no UTF-8: nobody could type it again.
+        fault = FieldFault("password", "Use no control characters, and valid Unicode.", "password_not_text")
     elif text.casefold() in {email.casefold(), email.partition("@")[0].casefold()}:
         fault = FieldFault("password", "Do not use the e-mail address as the password.", "password_is_email")
     if fault:

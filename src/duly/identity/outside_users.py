@@ -2,8 +2,10 @@
 
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from duly.db.statements import Row
 from duly.db.unit import Database
 from duly.errors import Unauthenticated
 from duly.identity import queries
@@ -31,22 +33,22 @@ class OutsideUsers:
     What is remembered is asked again after a second, so that a deactivated user is refused within one.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, most: int = KNOWN_LIMIT) -> None:
         self._database = database
+        self._most = most
         self._by_user: OrderedDict[str, _Known] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._by_user)
 
     async def find_or_add(self, claims: OutsideClaims) -> str:
         """The user's id: the subject itself where no other user has it. Raises `Unauthenticated` when deactivated."""
-        row = await self._find(claims)
-        if row is None:
-            await self._add(claims)
-            row = await self._find(claims)
-        if row is None:
-            raise Unauthenticated("This user could not be set up. Try again.")
-        self._remember(_Known(row[0], bool(row[1]), time.monotonic()))
-        if not row[1]:
+        row = await self._database.first(queries.FIND_OUTSIDE_USER, issuer=claims.issuer, subject=claims.subject)
+        user_id, is_active = row or await self._add(claims)
+        self._remember(_Known(user_id, bool(is_active), time.monotonic()))
+        if not is_active:
             raise _inactive()
-        return str(row[0])
+        return str(user_id)
 
     async def check(self, principal: Principal) -> None:
         """Raises `Unauthenticated` when the user was deactivated or deleted."""
@@ -58,28 +60,25 @@ class OutsideUsers:
         if not known.is_active:
             raise _inactive()
 
-    async def _find(self, claims: OutsideClaims) -> tuple[str, bool] | None:
-        row = await self._database.first(queries.FIND_OUTSIDE_USER, issuer=claims.issuer, subject=claims.subject)
-        return None if row is None else (row[0], row[1])
-
-    async def _add(self, claims: OutsideClaims) -> None:
+    async def _add(self, claims: OutsideClaims) -> Row:
         moment = now()
-        values = {"name": claims.name, "issuer": claims.issuer, "subject": claims.subject}
+        key = {"issuer": claims.issuer, "subject": claims.subject}
+        values = {**key, "name": claims.name, "created_at": moment, "updated_at": moment}
+        found: Sequence[Row] = ()
         async with self._database.unit() as unit:
             for user_id in _ids_for(claims.subject):
-                # The subject may be somebody else's id already: then this user gets an id of its own.
-                added = await unit.first(
-                    queries.INSERT_OUTSIDE_USER, id=user_id, created_at=moment, updated_at=moment, **values
-                )
-                if added is not None or await unit.first(
-                    queries.FIND_OUTSIDE_USER, issuer=claims.issuer, subject=claims.subject
-                ):
-                    return
+                await unit.fetch(queries.INSERT_OUTSIDE_USER, id=user_id, **values)
+                # Nothing was added when another request was first, or when the subject is somebody else's id: then
+                # this user gets an id of its own.
+                found = await unit.fetch(queries.FIND_OUTSIDE_USER, **key)
+                if found:
+                    break
+        return found[0]
 
     def _remember(self, known: _Known) -> None:
         self._by_user[known.user_id] = known
         self._by_user.move_to_end(known.user_id)
-        if len(self._by_user) > KNOWN_LIMIT:
+        if len(self._by_user) > self._most:
             self._by_user.popitem(last=False)
 
 

@@ -37,7 +37,6 @@ INSERT_OUTSIDE_USER = Statement(
         {name: bindparam(name) for name in ("id", "name", "issuer", "subject", "created_at", "updated_at")},
     )
     .on_conflict_do_nothing()
-    .returning(users.c.id)
 )
 
 FIND_OUTSIDE_USER = Statement(

@@ -1,16 +1,13 @@
 """Users, sessions, refresh tokens and ended sessions, as the database keeps them."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Optional
+from typing import Optional
 
 from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Text, UniqueConstraint, false, true
 from sqlmodel import Field, Relationship
 
 from duly.db.tables import Record
 from duly.db.types import Instant, ordered_text
-
-if TYPE_CHECKING:
-    from duly.tasks.tables import Task
 
 ID = 36
 USER_ID = 255
@@ -52,7 +49,6 @@ class User(Record, table=True):
     deleted_at: datetime | None = Field(default=None, sa_column=Column(Instant))
 
     sessions: list["Session"] = Relationship(back_populates="user", sa_relationship_kwargs={"lazy": "raise"})
-    tasks: list["Task"] = Relationship(back_populates="user", sa_relationship_kwargs={"lazy": "raise"})
 
 
 class Session(Record, table=True):

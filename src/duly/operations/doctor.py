@@ -12,7 +12,7 @@ from duly.db import migrate
 from duly.db.database import open_database
 from duly.errors import DulyError
 from duly.operations.health import check_redis
-from duly.operations.startup import check_settings
+from duly.operations.startup import check_settings, unreachable
 from duly.settings import Settings, SettingsFault
 
 LIBRARIES = ("fastapi", "starlette", "uvicorn", "sqlmodel", "sqlalchemy", "asyncpg", "apsw", "pyjwt", "pydantic")
@@ -49,8 +49,8 @@ async def examine(settings: Settings) -> Report:
         async with asyncio.timeout(settings.startup_timeout_seconds + 5):
             facts["database"] = await _database_facts(settings)
             facts["schema"] = {"revision": await migrate.current(address), "head": migrate.head()}
-    except (DulyError, OSError, TimeoutError) as error:
-        faults.append(f"DATABASE_URL: {address.safe_text} does not answer ({error}); start it or correct the address")
+    except (DulyError, *migrate.FAULTS) as error:
+        faults.append(unreachable(address, error))
         return Report(facts, faults)
     schema = facts["schema"]
     if schema["revision"] != schema["head"]:

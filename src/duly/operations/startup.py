@@ -112,15 +112,18 @@ async def migrate_at_start(settings: Settings, address: DatabaseAddress) -> None
             break
         except migrate.FAULTS as error:
             if time.monotonic() + RETRY_SECONDS >= deadline:
-                raise SettingsFault([_unreachable(address, error)]) from None
+                raise SettingsFault([unreachable(address, error)]) from None
             await asyncio.sleep(RETRY_SECONDS)
     if revision != migrate.head():
         remedy = "run 'duly migrate upgrade'" if not settings.auto_migrate else "install the version that it belongs to"
         raise SettingsFault([f"AUTO_MIGRATE: the schema is at {revision or 'nothing'}, not {migrate.head()}; {remedy}"])
 
 
-def _unreachable(address: DatabaseAddress, error: Exception) -> str:
-    reason = str(getattr(error, "orig", None) or error).strip().partition("\n")[0] or type(error).__name__
+def unreachable(address: DatabaseAddress, error: Exception) -> str:
+    """One line for an operator: which database, what its driver said, and what to do."""
+    # What Duly raises is for clients; the driver's own word is behind it.
+    told = error.__cause__ if isinstance(error, DulyError) else getattr(error, "orig", None)
+    reason = str(told or error).strip().partition("\n")[0] or type(error).__name__
     return f"DATABASE_URL: {address.safe_text} cannot be used ({reason}); start it or correct the address"
 
 
@@ -129,4 +132,4 @@ async def connect_at_start(settings: Settings, address: DatabaseAddress) -> Data
     try:
         return await open_database(settings)
     except (DulyError, OSError) as error:
-        raise SettingsFault([_unreachable(address, error)]) from None
+        raise SettingsFault([unreachable(address, error)]) from None

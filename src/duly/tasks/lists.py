@@ -27,7 +27,7 @@ class TaskFilter:
     tag: str | None = None
     due_before: datetime | None = None
     due_after: datetime | None = None
-    overdue: bool = False
+    overdue: bool | None = None
     trashed: bool = False
     sort: str = DEFAULT_SORT
     limit: int = 50
@@ -111,7 +111,7 @@ def _values(wanted: TaskFilter, actor: Principal) -> dict[str, Any]:
         "tag": wanted.tag,
         "due_before": wanted.due_before,
         "due_after": wanted.due_after,
-        "now": now() if wanted.overdue else None,
+        "now": None if wanted.overdue is None else now(),
     }
 
 

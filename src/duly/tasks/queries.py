@@ -153,7 +153,7 @@ class ListShape:
     tag: bool = False
     due_before: bool = False
     due_after: bool = False
-    overdue: bool = False
+    overdue: bool | None = None
     trashed: bool = False
     sort: str = "created_at"
     descending: bool = True
@@ -162,7 +162,8 @@ class ListShape:
     @property
     def is_counted(self) -> bool:
         """Whether the user's counters know the total, so that nothing has to be counted."""
-        return not (self.priority or self.tag or self.due_before or self.due_after or self.overdue or self.trashed)
+        narrowed = self.priority or self.tag or self.due_before or self.due_after or self.overdue is not None
+        return not narrowed and not self.trashed
 
 
 def _conditions(shape: ListShape) -> list[ColumnElement[bool]]:
@@ -181,8 +182,9 @@ def _conditions(shape: ListShape) -> list[ColumnElement[bool]]:
         found.append(due < bindparam("due_before", type_=Instant()))
     if shape.due_after:
         found.append(due > bindparam("due_after", type_=Instant()))
-    if shape.overdue:
-        found += [due < now, not_(tasks.c.completed)]
+    if shape.overdue is not None:
+        overdue = and_(tasks.c.due_key < now, not_(tasks.c.completed))
+        found.append(overdue if shape.overdue else not_(overdue))
     return found
 
 

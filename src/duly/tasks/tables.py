@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any, Optional
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, case, literal_column
+from sqlalchemy.orm import backref, relationship
 from sqlmodel import Field, Relationship, SQLModel
 
 from duly.db.tables import Record
@@ -48,7 +49,10 @@ class Task(Record, table=True):
     deleted_at: datetime | None = Field(default=None, sa_column=Column(Instant))
     changed_by: str | None = Field(default=None, sa_column=Column(ordered_text(ID)))
 
-    user: Optional["User"] = Relationship(back_populates="tasks", sa_relationship_kwargs={"lazy": "raise"})
+    # `User.tasks` is its other side, made from here: identity knows nothing of tasks.
+    user: Optional["User"] = Relationship(
+        sa_relationship=relationship("User", lazy="raise", backref=backref("tasks", lazy="raise"))
+    )
 
 
 class TaskCounter(SQLModel, table=True):

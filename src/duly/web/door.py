@@ -10,7 +10,7 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 
 from duly.errors import DulyError, Kind, Malformed, TimedOut, TooLarge
-from duly.kit.ids import RequestIds
+from duly.kit.ids import new_request_id
 from duly.kit.logs import request_id_var
 from duly.web.access_log import AccessLog
 from duly.web.addresses import ClientAddresses
@@ -38,14 +38,11 @@ log = logging.getLogger(__name__)
 class RequestIDMiddleware:
     """The part of the door that gives each request its id; no layer of its own, for each costs every request."""
 
-    __slots__ = ("_mint",)
-
-    def __init__(self) -> None:
-        self._mint = RequestIds().mint
+    __slots__ = ()
 
     def identify(self, scope: Scope, asked: bytes | None) -> str:
         """The caller's id if it is a UUIDv4, else a new one; also put into the scope's state as `request_id`."""
-        request_id = self._mint() if asked is None or not _uuid4(asked) else asked.decode("ascii")
+        request_id = new_request_id() if asked is None or not _uuid4(asked) else asked.decode("ascii")
         # A new mapping: some servers hand the same state to every request.
         scope["state"] = {**scope.get("state", {}), "request_id": request_id}
         return request_id
@@ -54,15 +51,15 @@ class RequestIDMiddleware:
 class Door(RequestIDMiddleware):
     """Plain ASGI application around `app`.
 
-    `render` turns an error, the request id and the path into status, headers and body. `larger_bodies` lists the path
-    patterns (matched from the start) whose body may pass `max_body_bytes`, with their own limit in bytes. A request
-    that has not begun its answer within `request_timeout_seconds` is answered 504; setting `no_timeout` in the scope's
-    state exempts it, and so does the start of the response, whose pace is the client's.
+    `render` turns an error, the request id and the path into status, headers and body; `origin_headers` gives what
+    cross-origin rules add to such an answer. A request that has not begun its answer within `request_timeout_seconds`
+    is answered 504; setting `no_timeout` in the scope's state exempts it, and so does the start of the response, whose
+    pace is the client's.
     """
 
     __slots__ = (
-        "_addresses", "_app", "_asks_host", "_hosts", "_known_hosts", "_larger", "_log", "_loop", "_max_body",
-        "_open", "_suffixes", "_timeout", "_timer", "draining", "render",
+        "_addresses", "_app", "_asks_host", "_hosts", "_known_hosts", "_log", "_loop", "_max_body",
+        "_open", "_suffixes", "_timeout", "_timer", "origin_headers", "render",
     )  # fmt: skip
 
     def __init__(
@@ -75,13 +72,12 @@ class Door(RequestIDMiddleware):
         allowed_hosts: Sequence[str],
         addresses: ClientAddresses,
         access_log: AccessLog,
-        larger_bodies: Sequence[tuple[re.Pattern[str], int]] = (),
+        origin_headers: Callable[[Scope], list[RawPair]] = lambda _: [],
     ) -> None:
-        super().__init__()
         self._app = app
         self.render = render
         self._max_body = max_body_bytes
-        self._larger = tuple(larger_bodies)
+        self.origin_headers = origin_headers
         self._timeout = request_timeout_seconds
         self._addresses = addresses
         self._log = access_log
@@ -93,8 +89,6 @@ class Door(RequestIDMiddleware):
         self._open: dict[Crossing, None] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.draining = False
-        """While true, each response asks its client to close the connection."""
 
     @property
     def in_flight(self) -> int:
@@ -176,15 +170,13 @@ class Door(RequestIDMiddleware):
             if not length.isdigit():
                 raise Malformed("The Content-Length of the request is not a number.")
             announced = int(length[:20])
-            if announced > self._max_body and announced > (limit := self._body_limit(crossing.scope["path"])):
-                raise _too_large(limit)
-            return receive  # the server hands on no more than was announced
+            if announced <= self._max_body:
+                return receive  # the server hands on no more than was announced
+            # Refused when somebody reads it: who is not signed in is told that first.
+            return CountedBody(crossing, receive, self._max_body, announced).receive
         if coding is None and crossing.scope["http_version"][:1] == "1":
             return receive  # RFC 9112 §6.3: no body
-        return CountedBody(crossing, receive, self._body_limit(crossing.scope["path"])).receive
-
-    def _body_limit(self, path: str) -> int:
-        return max([self._max_body, *(limit for pattern, limit in self._larger if pattern.match(path))])
+        return CountedBody(crossing, receive, self._max_body).receive
 
     def _leave(self, crossing: "Crossing") -> None:
         del self._open[crossing]
@@ -278,15 +270,17 @@ class Crossing:
     def _dress(self, headers: Sequence[RawPair]) -> list[RawPair]:
         dressed = add_security(headers, self.scope["scheme"])
         dressed.append((b"x-request-id", self.request_id.encode("ascii")))
-        if self._door.draining and self.scope["http_version"][:1] == "1":
-            dressed.append(_CLOSE)
         return dressed
 
     async def answer(self, error: DulyError) -> None:
         """Send the rendered error as the whole response."""
         status, headers, body = self._door.render(error, self.request_id, self.scope["path"])
         self.status = status
-        await self._send({"type": "http.response.start", "status": status, "headers": self._dress(headers)})
+        dressed = self._dress([*headers, *self._door.origin_headers(self.scope)])
+        if isinstance(error, TimedOut) and self.scope["http_version"][:1] == "1" and _CLOSE not in dressed:
+            # The rest of its body may still be on its way, and perhaps never comes.
+            dressed.append(_CLOSE)
+        await self._send({"type": "http.response.start", "status": status, "headers": dressed})
         self.done = True
         await self._send({"type": "http.response.body", "body": body})
 
@@ -297,27 +291,29 @@ class Crossing:
 
 
 class CountedBody:
-    """Counts a body whose length was not announced, and stops it at the limit."""
+    """Counts a body as it comes, and stops it at the limit; one announced as larger is stopped at its first piece."""
 
     __slots__ = ("_crossing", "_left", "_limit", "_receive")
 
-    def __init__(self, crossing: Crossing, receive: Receive, limit: int) -> None:
+    def __init__(self, crossing: Crossing, receive: Receive, limit: int, announced: int = 0) -> None:
         self._crossing = crossing
         self._receive = receive
-        self._limit = self._left = limit
+        self._limit = limit
+        self._left = limit - announced
 
     async def receive(self) -> Message:
         """Raises `TooLarge` at the first piece beyond the limit, and at every later call."""
         if self._crossing.overflow is not None:
             raise self._crossing.overflow
-        message = await self._receive()
-        if message["type"] == "http.request":
+        message: Message = {}
+        if self._left >= 0:
+            message = await self._receive()
             self._left -= len(message.get("body", b""))
-            if self._left < 0:
-                overflow = _too_large(self._limit)
-                if not self._crossing.status:
-                    self._crossing.overflow = overflow
-                raise overflow
+        if self._left < 0:
+            overflow = _too_large(self._limit)
+            if not self._crossing.status:
+                self._crossing.overflow = overflow
+            raise overflow
         return message
 
 

@@ -74,6 +74,8 @@ class _Call:
                     raise _NotPlain
                 self.authorization = value
             elif name == b"content-type":
+                if self.content_type is not None:
+                    raise _NotPlain
                 self.content_type = value
             elif name == b"idempotency-key":
                 self.keyed = True

@@ -4,10 +4,9 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from duly.identity.accounts import PASSWORD_MAX_LENGTH
+from duly.identity.accounts import PASSWORD_MAX_LENGTH, read_email
 from duly.kit.texts import Line, Text, clean_line
 from duly.tasks.tables import DESCRIPTION_LENGTH, TITLE_LENGTH
 
@@ -15,13 +14,13 @@ _CLOCK = r"([01]\d|2[0-3]):[0-5]\d"
 _MOMENT = re.compile(rf"\d{{4}}-\d\d-\d\d[Tt ]{_CLOCK}:[0-5]\d(\.\d{{1,9}})?([Zz]|[+-]{_CLOCK})", re.ASCII)
 # PostgreSQL's driver takes the first and the last moment of Python's calendar for minus and plus infinity.
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
-# What `clean_line` does, said in the regular expressions of JSON Schema: blanks around a line are dropped, then nothing
-# in it may be a control character or a line separator.
-_BLANK = r"\t\n\r \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+# What `clean_line` lets pass, in the regular expressions of JSON Schema. Blanks around a text are dropped before it is
+# judged; a pattern that said so could not be read any more, so the description says it.
+_BLANK = r"\u0020\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
 _CONTROL = r"\u0000-\u001f\u007f-\u009f"
-_INNER = rf"[^{_CONTROL}\u2028\u2029]"
-_OUTER = rf"[^{_CONTROL}{_BLANK}]"
-LINE_PATTERN = rf"^[{_BLANK}]*(?:{_OUTER}(?:{_INNER}*{_OUTER})?)?[{_BLANK}]*$"
+LINE_PATTERN = rf"^[^{_CONTROL}\u2028\u2029]*$"
+FILLED_LINE_PATTERN = rf"^[^{_CONTROL}\u2028\u2029{_BLANK}][^{_CONTROL}\u2028\u2029]*$"
+TRIMMED = "Blanks around it are dropped."
 TEXT_PATTERN = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
 SECRET_PATTERN = rf"^[^{_CONTROL}]*$"
 LEAST_NEW_PASSWORD = 8
@@ -35,19 +34,13 @@ def _text(value: object) -> str:
 
 
 def _line(least: int, most: int) -> Any:
-    schema: dict[str, Any] = {"type": "string", "maxLength": most, "pattern": LINE_PATTERN}
-    if least:
-        # Only the pattern can say that characters are counted after trimming.
-        counted = rf"^[{_BLANK}]*{_OUTER}(?:{_INNER}{{0,{most - 2}}}{_OUTER})?[{_BLANK}]*$"
-        schema = {
-            "type": "string", "minLength": least, "pattern": counted,
-            "description": f"{least} to {most} characters after trimming.",
-        }  # fmt: skip
+    pattern = FILLED_LINE_PATTERN if least else LINE_PATTERN
+    schema = {"type": "string", "minLength": least, "maxLength": most, "pattern": pattern, "description": TRIMMED}
     return Annotated[str, Line(most, least), WithJsonSchema(schema)]
 
 
 def _lines(most: int) -> Any:
-    schema = {"type": "string", "maxLength": most, "pattern": TEXT_PATTERN}
+    schema = {"type": "string", "maxLength": most, "pattern": TEXT_PATTERN, "description": TRIMMED}
     return Annotated[str, Text(most), WithJsonSchema(schema)]
 
 
@@ -70,11 +63,8 @@ def _email(value: object) -> str:
     try:
         if len(text) > 254:
             raise ValueError
-        # `.test` is what RFC 2606 reserves for addresses in tests, and those who build on Duly have tests.
-        return validate_email(
-            text, check_deliverability=False, globally_deliverable=False, test_environment=True
-        ).normalized
-    except (EmailNotValidError, ValueError):
+        return read_email(text)
+    except ValueError:
         raise ValueError("must be an e-mail address such as ann@example.com") from None
 
 

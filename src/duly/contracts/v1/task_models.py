@@ -38,7 +38,7 @@ _STORED_EXAMPLE: dict[str, Any] = {
     "created_at": "2026-11-21T15:33:00.000000Z",
     "updated_at": "2026-11-21T15:33:00.000000Z",
 }
-_PAGE_EXAMPLE = {"items": [_STORED_EXAMPLE], "total": 1, "limit": 50, "offset": 0, "next_cursor": None}
+_PAGE_EXAMPLE: dict[str, Any] = {"items": [_STORED_EXAMPLE], "total": 1, "limit": 50, "offset": 0, "next_cursor": None}
 
 
 class TaskCreate(Input):
@@ -51,11 +51,11 @@ class TaskCreate(Input):
     completed: Flag = False
     priority: Priority = "medium"
     due_date: Moment | None = None
-    tags: Tags = Field(default=[])
+    tags: Tags | None = Field(default=[])
 
     def to_draft(self) -> TaskDraft:
         """The feature's own type."""
-        return TaskDraft(self.title, self.description, self.completed, self.priority, self.due_date, self.tags)
+        return TaskDraft(self.title, self.description, self.completed, self.priority, self.due_date, self.tags or ())
 
 
 def _describe_merge(schema: dict[str, Any]) -> None:
@@ -79,7 +79,7 @@ class TaskUpdate(Input):
     completed: Flag = False
     priority: Priority = "medium"
     due_date: Moment | None = None
-    tags: Tags = Field(default=[])
+    tags: Tags | None = None
     version: Annotated[int, Field(ge=1, le=2**31 - 1), JSON_INTEGER] | None = None
     id: ReadOver = None
     user_id: ReadOver = None
@@ -89,8 +89,10 @@ class TaskUpdate(Input):
 
     def to_patch(self) -> TaskPatch:
         """The feature's own type: what was not sent is UNSET."""
-        sent = self.model_fields_set
-        return TaskPatch(**{name: getattr(self, name) if name in sent else UNSET for name in TaskPatch.__slots__})
+        sent = {name: getattr(self, name) for name in TaskPatch.__slots__ if name in self.model_fields_set}
+        if sent.get("tags", UNSET) is None:
+            sent["tags"] = ()
+        return TaskPatch(**sent)
 
 
 class CompletionUpdate(Input):
@@ -181,7 +183,7 @@ class TaskQuery(PageQuery):
             tag=self.tag,
             due_before=self.due_before,
             due_after=self.due_after,
-            overdue=bool(self.overdue),
+            overdue=self.overdue,
             trashed=trashed,
             sort=self.sort,
             limit=self.limit,

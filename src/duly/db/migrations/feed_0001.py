@@ -1,4 +1,4 @@
-"""The triggers of revision 0001: every insert and update of a task counts it and writes its change row.
+"""The triggers of revision 0001: whatever happens to a task counts it and writes its change row.
 
 They are in the database so that no statement, ours or an operator's, can change a task without the feed knowing. They
 are built from the constants below and nothing else. The counter's row lock makes a user's changes commit in the order
@@ -14,33 +14,36 @@ _FIELDS = (
 )  # fmt: skip
 
 
-def _sqlite_snapshot() -> str:
+def _sqlite_snapshot(row: str) -> str:
     forms = {
-        "text": "NEW.{0}",
-        "instant": "NEW.{0}",
-        "number": "NEW.{0}",
-        "json": "json(NEW.{0})",
-        "boolean": "json(CASE NEW.{0} WHEN 1 THEN 'true' ELSE 'false' END)",
+        "text": "{0}",
+        "instant": "{0}",
+        "number": "{0}",
+        "json": "json({0})",
+        "boolean": "json(CASE {0} WHEN 1 THEN 'true' ELSE 'false' END)",
     }
-    return "json_object(" + ", ".join(f"'{name}', {forms[kind].format(name)}" for name, kind in _FIELDS) + ")"
+    pairs = (f"'{name}', {forms[kind].format(f'{row}.{name}')}" for name, kind in _FIELDS)
+    return f"json_object({', '.join(pairs)})"
 
 
-def _postgres_snapshot() -> str:
-    instant = """'"' || to_char(NEW.{0} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') || '"'"""
+def _postgres_snapshot(row: str) -> str:
+    instant = """'"' || to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') || '"'"""
     forms = {
-        "text": "coalesce(to_json(NEW.{0})::text, 'null')",
+        "text": "coalesce(to_json({0})::text, 'null')",
         "instant": f"coalesce({instant}, 'null')",
-        "number": "NEW.{0}::text",
-        "json": "NEW.{0}::text",
-        "boolean": "NEW.{0}::text",
+        "number": "{0}::text",
+        "json": "{0}::text",
+        "boolean": "{0}::text",
     }
-    pairs = (f"""'"{name}":' || {forms[kind].format(name)}""" for name, kind in _FIELDS)
+    pairs = (f"""'"{name}":' || {forms[kind].format(f"{row}.{name}")}""" for name, kind in _FIELDS)
     return "'{' || " + " || ',' || ".join(pairs) + " || '}'"
 
 
+# What happens in the trash stays there: whoever follows the feed has lost sight of the task.
+_ADDED_TYPE = "CASE WHEN NEW.deleted_at IS NULL THEN 'task.created' ELSE 'task.deleted' END"
 _TYPE = """CASE
-  WHEN OLD.deleted_at IS NULL AND NEW.deleted_at IS NOT NULL THEN 'task.deleted'
-  WHEN OLD.deleted_at IS NOT NULL AND NEW.deleted_at IS NULL THEN 'task.restored'
+  WHEN NEW.deleted_at IS NOT NULL THEN 'task.deleted'
+  WHEN OLD.deleted_at IS NOT NULL THEN 'task.restored'
   WHEN NEW.completed AND NOT OLD.completed THEN 'task.completed'
   WHEN OLD.completed AND NOT NEW.completed THEN 'task.reopened'
   ELSE 'task.updated' END"""
@@ -57,7 +60,7 @@ def _sqlite_body(change: str, moves: tuple[str, ...]) -> str:
 UPDATE task_counters SET position = position + 1, pending = pending + {moves[0]}, completed = completed + {moves[1]}
  WHERE user_id = NEW.user_id;
 INSERT INTO changes (user_id, position, type, task_id, at, session_id, task)
- SELECT user_id, position, {change}, NEW.id, NEW.updated_at, NEW.changed_by, {_sqlite_snapshot()}
+ SELECT user_id, position, {change}, NEW.id, NEW.updated_at, NEW.changed_by, {_sqlite_snapshot("NEW")}
  FROM task_counters WHERE user_id = NEW.user_id;
 END"""
 
@@ -69,39 +72,83 @@ BEGIN
 UPDATE task_counters SET position = position + 1, pending = pending + {moves[0]}, completed = completed + {moves[1]}
  WHERE user_id = NEW.user_id RETURNING position INTO place;
 INSERT INTO changes (user_id, position, type, task_id, at, session_id, task)
- VALUES (NEW.user_id, place, {change}, NEW.id, NEW.updated_at, NEW.changed_by, {_postgres_snapshot()});
+ VALUES (NEW.user_id, place, {change}, NEW.id, NEW.updated_at, NEW.changed_by, {_postgres_snapshot("NEW")});
 RETURN NULL;
 END"""
 
 
+# Duly empties its trash and moves no task, so these are for an operator's statements. A row that goes with its user
+# tells nobody.
+_SQLITE_REMOVED = f"""WHEN OLD.deleted_at IS NULL AND EXISTS (SELECT 1 FROM users WHERE id = OLD.user_id) BEGIN
+UPDATE task_counters SET position = position + 1, pending = pending - {_PENDING.format("OLD")},
+ completed = completed - {_COMPLETED.format("OLD")} WHERE user_id = OLD.user_id;
+INSERT INTO changes (user_id, position, type, task_id, at, task)
+ SELECT user_id, position, 'task.deleted', OLD.id, strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'), {_sqlite_snapshot("OLD")}
+ FROM task_counters WHERE user_id = OLD.user_id;
+END"""
+_POSTGRES_REMOVED = f"""
+DECLARE place bigint;
+BEGIN
+UPDATE task_counters SET position = position + 1, pending = pending - {_PENDING.format("OLD")},
+ completed = completed - {_COMPLETED.format("OLD")}
+ WHERE user_id = OLD.user_id AND EXISTS (SELECT 1 FROM users WHERE id = OLD.user_id) RETURNING position INTO place;
+IF FOUND THEN
+INSERT INTO changes (user_id, position, type, task_id, at, task)
+ VALUES (OLD.user_id, place, 'task.deleted', OLD.id, clock_timestamp(), {_postgres_snapshot("OLD")});
+END IF;
+RETURN NULL;
+END"""
+_KEPT = "a task keeps its id and its user"
+
 _START = "INSERT INTO task_counters (user_id, position, pending, completed) VALUES (NEW.id, 0, 0, 0);"
-_EVENTS = (("tasks_created", "INSERT", "'task.created'", _ADDED), ("tasks_changed", "UPDATE", _TYPE, _MOVED))
+_EVENTS = (("tasks_created", _ADDED_TYPE, _ADDED), ("tasks_changed", _TYPE, _MOVED))
+_TRIGGERS = {
+    "users_created": "AFTER INSERT ON users",
+    "tasks_created": "AFTER INSERT ON tasks",
+    "tasks_changed": "AFTER UPDATE ON tasks",
+    "tasks_removed": "AFTER DELETE ON tasks",
+    "tasks_kept": "BEFORE UPDATE OF id, user_id ON tasks",
+}
+
+
+def _sqlite_bodies() -> dict[str, str]:
+    moved = "WHEN NEW.id <> OLD.id OR NEW.user_id <> OLD.user_id"
+    bodies = {name: _sqlite_body(change, moves) for name, change, moves in _EVENTS}
+    return bodies | {
+        "users_created": f"BEGIN {_START} END",
+        "tasks_removed": _SQLITE_REMOVED,
+        "tasks_kept": f"{moved} BEGIN SELECT RAISE(ABORT, '{_KEPT}'); END",
+    }
+
+
+def _postgres_bodies() -> dict[str, str]:
+    moved = "NEW.id <> OLD.id OR NEW.user_id <> OLD.user_id"
+    bodies = {name: _postgres_body(change, moves) for name, change, moves in _EVENTS}
+    return bodies | {
+        "users_created": f" BEGIN {_START} RETURN NULL; END",
+        "tasks_removed": _POSTGRES_REMOVED,
+        "tasks_kept": f" BEGIN IF {moved} THEN RAISE EXCEPTION '{_KEPT}'; END IF; RETURN NEW; END",
+    }
 
 
 def create(dialect: str) -> None:
     """Create the triggers in the dialect's own language."""
     if dialect == "sqlite":
-        op.execute(f"CREATE TRIGGER users_created AFTER INSERT ON users BEGIN {_START} END")
-        for name, event, change, moves in _EVENTS:
-            op.execute(f"CREATE TRIGGER {name} AFTER {event} ON tasks {_sqlite_body(change, moves)}")
+        for name, body in _sqlite_bodies().items():
+            op.execute(f"CREATE TRIGGER {name} {_TRIGGERS[name]} {body}")
         return
-    bodies = {"users_created": f" BEGIN {_START} RETURN NULL; END"}
-    bodies |= {name: _postgres_body(change, moves) for name, _, change, moves in _EVENTS}
-    for name, body in bodies.items():
+    for name, body in _postgres_bodies().items():
+        # What lay in the trash had left the feed already.
+        condition = " WHEN (OLD.deleted_at IS NULL)" if name == "tasks_removed" else ""
         op.execute(f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $${body}$$")
-    for name, event, table in (
-        ("users_created", "INSERT", "users"),
-        ("tasks_created", "INSERT", "tasks"),
-        ("tasks_changed", "UPDATE", "tasks"),
-    ):
-        op.execute(f"CREATE TRIGGER {name} AFTER {event} ON {table} FOR EACH ROW EXECUTE FUNCTION {name}()")
+        op.execute(f"CREATE TRIGGER {name} {_TRIGGERS[name]} FOR EACH ROW{condition} EXECUTE FUNCTION {name}()")
 
 
 def drop(dialect: str) -> None:
     """Drop them; PostgreSQL's functions outlive their tables."""
-    for name, table in (("tasks_changed", "tasks"), ("tasks_created", "tasks"), ("users_created", "users")):
+    for name, event in _TRIGGERS.items():
         if dialect == "sqlite":
             op.execute(f"DROP TRIGGER {name}")
         else:
-            op.execute(f"DROP TRIGGER {name} ON {table}")
+            op.execute(f"DROP TRIGGER {name} ON {event.rpartition(' ')[2]}")
             op.execute(f"DROP FUNCTION {name}()")
