@@ -12,7 +12,7 @@ from sqlalchemy.types import JSON, TypeEngine
 from duly.db.types import Instant
 
 # Its ON CONFLICT is spelt alike on both dialects, and both compilers read it.
-__all__ = ["array_of", "has_tag", "insert_on_conflict", "json_document", "named", "rows_of"]
+__all__ = ["array_of", "has_tag", "insert_on_conflict", "json_document", "named", "plain_text", "rows_of"]
 
 _INSTANT_FORMAT = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
 
@@ -46,6 +46,19 @@ def _sqlite_document(element: Any, compiler: Any, **kw: Any) -> str:
     return f"json_object({', '.join(parts)})"
 
 
+class plain_text(GenericFunction[str]):  # noqa: N801 - SQLAlchemy names a SQL function by its class
+    """A text that holds nothing JSON would escape, because Duly made it: `plain_text(id_column)`."""
+
+    type = Text()
+    inherit_cache = True
+    name = "plain_text"
+
+
+@compiles(plain_text)
+def _plain_text(element: Any, compiler: Any, **kw: Any) -> str:
+    return str(compiler.process(element.clauses, **kw))
+
+
 @compiles(json_document, "postgresql")
 def _postgres_document(element: Any, compiler: Any, **kw: Any) -> str:
     parts = []
@@ -55,9 +68,11 @@ def _postgres_document(element: Any, compiler: Any, **kw: Any) -> str:
             sql = f"{sql}::text"
         elif isinstance(column.type, Instant):
             sql = f"""'"' || to_char({sql} AT TIME ZONE 'UTC', '{_INSTANT_FORMAT}') || '"'"""
+        elif isinstance(column, plain_text):
+            sql = f"""'"' || {sql} || '"'"""
         else:
             sql = f"to_json({sql})::text"
-        if getattr(column, "nullable", True):
+        if getattr(column, "nullable", not isinstance(column, plain_text)):
             sql = f"coalesce({sql}, 'null')"
         parts.append(f"""'"{name}":' || {sql}""")
     return "('{' || " + " || ',' || ".join(parts) + " || '}')"

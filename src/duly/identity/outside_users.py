@@ -50,6 +50,11 @@ class OutsideUsers:
             raise _inactive()
         return str(user_id)
 
+    def is_known_active(self, principal: Principal) -> bool:
+        """Whether this was found within the last second; False sends to `check`."""
+        known = self._by_user.get(principal.user_id)
+        return known is not None and known.is_active and time.monotonic() - known.checked <= FRESH_SECONDS
+
     async def check(self, principal: Principal) -> None:
         """Raises `Unauthenticated` when the user was deactivated or deleted."""
         known = self._by_user.get(principal.user_id)

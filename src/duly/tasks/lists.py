@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import orjson
+
 from duly.db.statements import Row
 from duly.db.unit import Reader
 from duly.identity.principals import Principal
 from duly.kit.clock import now, parse_rfc3339, rfc3339
 from duly.kit.paging import Cursors
 from duly.tasks import queries
+from duly.tasks.drafts import NO_DUE_DATE, title_key
 from duly.tasks.queries import ListShape
+from duly.tasks.tables import PRIORITIES
 
 SORTS = tuple(f"{sign}{key}" for key in queries.SORT_KEYS for sign in ("", "-"))
 DEFAULT_SORT = "-created_at"
@@ -59,9 +63,21 @@ async def list_tasks(reader: Reader, cursors: Cursors, actor: Principal, wanted:
     next_cursor = None
     if len(rows) > wanted.limit:
         rows = rows[: wanted.limit]
-        key = rows[-1][1]
-        next_cursor = cursors.seal(scope, [rfc3339(key) if isinstance(key, datetime) else key, rows[-1][2]])
+        next_cursor = cursors.seal(scope, _place(shape.sort, rows[-1][0]))
     return TaskPage([row[0] for row in rows], total, next_cursor)
+
+
+def _place(sort: str, document: str) -> list[str | int | None]:
+    """Where a task stands in an order: its sort key and its id, as they follow from what the client sees of it."""
+    task = orjson.loads(document)
+    key = task[sort]
+    if sort == "due_date" and key is None:
+        key = rfc3339(NO_DUE_DATE)
+    elif sort == "priority":
+        key = PRIORITIES.index(key) + 1
+    elif sort == "title":
+        key = title_key(key)
+    return [key, task["id"]]
 
 
 async def _total(
@@ -71,7 +87,7 @@ async def _total(
         row = await reader.first(queries.count_tasks(_uncursored(shape)), **values)
         return int(row[0]) if row else 0
     # Every row brings the counters along; a page without rows asks for them.
-    counts = rows[0][3:] if rows else await reader.first(queries.FIND_COUNTS, user_id=values["user_id"])
+    counts = rows[0][1:] if rows else await reader.first(queries.FIND_COUNTS, user_id=values["user_id"])
     if not counts:
         return 0
     pending, completed = int(counts[0]), int(counts[1])

@@ -8,7 +8,6 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    String,
     and_,
     any_,
     bindparam,
@@ -19,11 +18,10 @@ from sqlalchemy import (
     null,
     or_,
     select,
-    type_coerce,
     update,
 )
 
-from duly.db.functions import array_of, has_tag, named, rows_of
+from duly.db.functions import array_of, has_tag, named, plain_text, rows_of
 from duly.db.statements import Statement
 from duly.db.types import Instant
 from duly.tasks.tables import Change, Task, TaskCounter, priority_rank
@@ -34,9 +32,12 @@ changes = Change.__table__  # type: ignore[attr-defined]
 
 now = bindparam("now", type_=Instant())
 
+# Minted here, and one of four words: neither needs escaping.
+_PLAIN = {"id", "priority"}
+
 DOCUMENT = named(
     *(
-        (name, tasks.c[name])
+        (name, plain_text(tasks.c[name]) if name in _PLAIN else tasks.c[name])
         for name in ("id", "user_id", "title", "description", "completed", "completed_at", "priority", "due_date",
                      "tags", "version", "created_at", "updated_at")
     )
@@ -190,7 +191,7 @@ def _conditions(shape: ListShape) -> list[ColumnElement[bool]]:
 
 @lru_cache(maxsize=512)
 def list_tasks(shape: ListShape) -> Statement:
-    """One page: of each row the document, the sort key as the driver has it, the id, and the user's counters."""
+    """One page: of each row the document and the user's counters."""
     key = SORT_KEYS[shape.sort]
     conditions = _conditions(shape)
     if shape.after:
@@ -205,8 +206,7 @@ def list_tasks(shape: ListShape) -> Statement:
         (key.desc(), tasks.c.id.desc()) if shape.descending else (key.asc(), tasks.c.id.asc())
     )
     totals = (_counter(counters.c.pending), _counter(counters.c.completed)) if shape.is_counted else ()
-    columns = (DOCUMENT, type_coerce(key, String()), tasks.c.id, *totals)
-    statement = select(*columns).where(*conditions).order_by(*order)
+    statement = select(DOCUMENT, *totals).where(*conditions).order_by(*order)
     slow = not (shape.is_counted and shape.sort in {"created_at", "due_date"})
     return Statement(statement.limit(bindparam("limit")).offset(bindparam("offset")), slow=slow)
 

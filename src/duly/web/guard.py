@@ -47,7 +47,11 @@ class Guard:
         if header is None or header[:7] != b"Bearer ":
             return None
         principal = self._verified.get(header[7:].decode("latin-1"), time.time())
-        if principal is None or principal.session_id is None or not self._revocations.is_fresh():
+        if principal is None:
+            return None
+        if principal.session_id is None:
+            return principal if self._outside_users.is_known_active(principal) else None
+        if not self._revocations.is_fresh():
             return None
         return None if self._revocations.is_ended(principal.session_id) else principal
 

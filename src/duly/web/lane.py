@@ -31,6 +31,7 @@ RenderResponse = Callable[[Request, DulyError], Response]
 
 _MARK = "__duly_direct__"
 _REMEMBERED_QUERIES = 1024
+_REMEMBERED_LENGTH = 256
 _JSON_TYPES = frozenset({b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"})
 
 
@@ -110,9 +111,10 @@ def _query_source(model: type[BaseModel]) -> Source:
         if found is None:
             pairs = parse_qsl(text.decode("latin-1"), keep_blank_values=True)
             found = model.model_validate(dict(pairs))
-            if len(remembered) >= _REMEMBERED_QUERIES:
-                remembered.clear()
-            remembered[text] = found
+            if len(text) <= _REMEMBERED_LENGTH:
+                if len(remembered) >= _REMEMBERED_QUERIES:
+                    remembered.clear()
+                remembered[text] = found
         return found
 
     return read
