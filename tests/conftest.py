@@ -6,4 +6,6 @@ pytest_plugins = (
     "tests.fixtures.server",
     "tests.fixtures.shared",
     "tests.fixtures.stored",
+    "tests.fixtures.smtp",
+    "tests.fixtures.accounts",
 )

@@ -85,7 +85,7 @@ class Operation:
         path = self._path.format_map(self._ids)
         headers: Headers = ((b"content-type", b"application/json"),) if self.body() is not None else ()
         return (
-            Asked(self._method, path, headers=headers, pieces=(json.dumps(self.body()).encode(),))
+            Asked(self._method, path, headers=headers, pieces=(json.dumps(self.current_body()).encode(),))
             if headers
             else Asked(self._method, path)
         )
@@ -96,16 +96,26 @@ class Operation:
         schema = content.get("application/json", {}).get("schema")
         return None if schema is None else self._sample(schema)
 
+    def current_body(self) -> dict[str, Any]:
+        """The same without a version, which would be stale as soon as one of them was accepted."""
+        return {name: value for name, value in (self.body() or {}).items() if name != "version"}
+
     def _sample(self, schema: dict[str, Any]) -> Any:
         schema = self._resolved(schema)
         if "properties" in schema:
             one_of = [choice["required"][0] for choice in schema.get("oneOf", ())]
-            return {name: self._sample(field) for name, field in schema["properties"].items() if name not in one_of[1:]}
+            wanted = {name: field for name, field in schema["properties"].items() if name not in one_of[1:]}
+            found = {name: self._sample(field) for name, field in wanted.items()}
+            # Fields that only make sense together are in the example of the whole.
+            together = schema.get("examples", [{}])[0] if "action" in found else {}
+            return {**found, **together}
         for keyword in ("examples", "enum"):
             if schema.get(keyword):
                 return schema[keyword][0]
         if schema.get("format") == "password":
             return "tangerine-orbit-92"
+        if schema.get("format") == "email":
+            return "new@example.com"
         kind = schema.get("type")
         if kind == "array":
             return [self._sample(schema["items"])]
@@ -152,8 +162,8 @@ class Operation:
         for raw in (*BODIES, *(value.encode("utf-8", "surrogatepass") for value in JSON_VALUES + JSON_TEXTS)):
             yield replace(good, pieces=(raw,))
             yield replace(good, pieces=(raw[:1], raw[1:], b""))
-        body = self.body() or {}
-        for name in body:
+        body = self.current_body()
+        for name in self.body() or {}:
             for value in JSON_VALUES + JSON_TEXTS:
                 yield replace(good, pieces=(with_raw(body, name, value),))
         for value in JSON_TEXTS:

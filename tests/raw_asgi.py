@@ -1,5 +1,6 @@
 """Requests as a server hands them on, with nothing tidied up on the way: odd bytes, headers twice, bodies in pieces."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
@@ -41,15 +42,21 @@ async def ask(app: Any, asked: Asked) -> Answer:
         "client": ("127.0.0.1", 50000), "server": ("testserver", 80), "state": {},
     }  # fmt: skip
     answer = Answer()
+    answered = asyncio.Event()
 
     async def receive() -> Any:
-        return messages.pop(0) if messages else {"type": "http.disconnect"}
+        if messages:
+            return messages.pop(0)
+        await answered.wait()
+        return {"type": "http.disconnect"}
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.start":
             answer.status, answer.headers = message["status"], list(message["headers"])
         else:
             answer.body += message.get("body", b"")
+            if not message.get("more_body", False):
+                answered.set()
 
     await app(scope, receive, send)
     answer.was_direct = "route" not in scope

@@ -1,5 +1,6 @@
 """What a database's schema is, read from the database itself and written so that two of them can be compared."""
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +41,8 @@ async def run_sql(url: str, sql: str) -> list[tuple[Any, ...]]:
     """What an operator does with the database's own client: any number of statements, and the rows of a single one."""
     address = address_of(url)
     if address.path is not None:
-        connection = open_connection(address.path)
-        try:
-            return list(connection.execute(sql).fetchall())
-        finally:
-            connection.close()
+        # In a thread: what holds the lock may be a commit that has to be finished in this loop.
+        return await asyncio.to_thread(_run_on_sqlite, address.path, sql)
     server = await asyncpg.connect(url, timeout=5)
     try:
         if ";" in sql.strip().rstrip(";"):
@@ -53,6 +51,15 @@ async def run_sql(url: str, sql: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in await server.fetch(sql)]
     finally:
         await server.close()
+
+
+def _run_on_sqlite(path: Path, sql: str) -> list[tuple[Any, ...]]:
+    connection = open_connection(path)
+    try:
+        connection.set_busy_timeout(4000)
+        return list(connection.execute(sql).fetchall())
+    finally:
+        connection.close()
 
 
 async def read_schema(url: str) -> Schema:

@@ -1,5 +1,6 @@
 """What another program sees and does: plain SQL beside the application, on either dialect."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
@@ -17,7 +18,8 @@ class SecondConnection:
     async def run(self, sql: str) -> Sequence[Sequence[Any]]:
         """Run one statement and give its rows; `BEGIN`, `COMMIT` and `ROLLBACK` are statements too."""
         if isinstance(self._link, apsw.Connection):
-            return self._link.execute(sql).fetchall()
+            # In a thread: what holds the lock may be a commit that has to be finished in this loop.
+            return await asyncio.to_thread(lambda: self._link.execute(sql).fetchall())
         return [tuple(row) for row in await self._link.fetch(sql)]
 
     async def value(self, sql: str) -> Any:

@@ -1,6 +1,7 @@
 """Registering, logging in and out, and what the caller sees of the account."""
 
 import asyncio
+import itertools
 import re
 import unicodedata
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from tests.fixtures.application import PASSWORD, Api, Person, StartApp
 from tests.fixtures.stored import Stored
 
+_numbers = itertools.count(1)
 shared = pytest.mark.asyncio(loop_scope="module")
 TOKENS = {"access_token", "refresh_token", "token_type", "expires_in"}
 USER = {"id", "email", "username", "name", "role", "is_active", "email_verified", "created_at", "updated_at"}
@@ -111,8 +113,8 @@ async def test_spellings_of_one_address_are_one_account(house: Api, first: str, 
 
 @shared
 async def test_an_address_that_grows_in_lower_case_still_fits(house: Api) -> None:
-    email = "\u0130" * 121 + "@example.com"
-    assert (await register(house, email=email)).json()["user"]["email"] == "i\u0307" * 121 + "@example.com"
+    email = "\u0130" * 32 + "@example.com"
+    assert (await register(house, email=email)).json()["user"]["email"] == "i\u0307" * 32 + "@example.com"
     assert code(await register(house, email=email)) == (409, "EMAIL_TAKEN")
     assert (await log_in(house, email=email)).status_code == 200
 
@@ -147,14 +149,16 @@ WRONG_FIELDS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("fields", "field"), WRONG_FIELDS, ids=range(len(WRONG_FIELDS)))
 @pytest.mark.covers("B026", "A066", "D037", "D067")
 async def test_a_wrong_field_is_named_and_not_repeated(house: Api, fields: dict[str, Any], field: str) -> None:
-    answer = await register(house, **{"email": "nobody@example.com", **fields})
+    # A name for each case: too many failures with one name would lock it.
+    nobody = f"nobody{next(_numbers)}@example.com"
+    answer = await register(house, **{"email": nobody, **fields})
     body = answer.json()
     assert (answer.status_code, body["code"]) == (422, "VALIDATION_ERROR")
     assert [error["field"] for error in body["errors"]] == [field]
     value = fields[field]
     if isinstance(value, str) and len(value) > 3 and value not in "such as ann@example.com":
         assert value not in answer.text
-    assert code(await log_in(house, email="nobody@example.com")) == (401, "INVALID_CREDENTIALS")
+    assert code(await log_in(house, email=nobody)) == (401, "INVALID_CREDENTIALS")
 
 
 @shared
@@ -175,12 +179,12 @@ async def test_registration_can_be_closed(start_app: StartApp, stored: Stored) -
 
 # Passwords
 
-COMPOSED = unicodedata.normalize("NFC", "é") * 8
+COMPOSED = unicodedata.normalize("NFC", "éàüñôçêï")
 WEAK = [
     ("a1b2c3d", "password_too_short"), (unicodedata.normalize("NFD", COMPOSED[:7]), "password_too_short"),
     ("x" * 129, "password_too_long"), ("😀" * 129, "password_too_long"),
-    ("weak.person@example.com", "password_is_email"), ("WEAK.Person@Example.Com", "password_is_email"),
-    ("weak.Person", "password_is_email"),
+    ("weak.person#@example.com", "password_is_email"), ("WEAK.Person#@Example.Com", "password_is_email"),
+    ("weak.Person#", "password_is_email"),
 ]  # fmt: skip
 
 
@@ -188,11 +192,14 @@ WEAK = [
 @pytest.mark.parametrize(("password", "fault"), WEAK, ids=range(len(WEAK)))
 @pytest.mark.covers("A093", "A081")
 async def test_a_weak_password_is_refused_with_its_reason(house: Api, password: str, fault: str) -> None:
-    answer = await register(house, email="weak.person@example.com", password=password)
+    number = next(_numbers)
+    password = password.replace("#", str(number))
+    answer = await register(house, email=f"weak.person{number}@example.com", password=password)
     assert code(answer) == (422, "WEAK_PASSWORD")
     [error] = answer.json()["errors"]
     assert (error["field"], error["type"]) == ("password", fault)
-    assert code(await log_in(house, email="weak.person@example.com", password=password)) == (401, "INVALID_CREDENTIALS")
+    answer = await log_in(house, email=f"weak.person{number}@example.com", password=password)
+    assert code(answer) == (401, "INVALID_CREDENTIALS")
 
 
 @shared

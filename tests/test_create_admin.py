@@ -53,6 +53,8 @@ async def test_an_administrator_made_here_can_sign_in_by_address_and_name(
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == f"Administrator root@example.com created ({account_id}).\n"
     assert (await stored.value("SELECT hashed_password FROM users")).startswith("$argon2id$")
+    recorded = await stored.rows("SELECT event, actor_id, target_id FROM audit_log")
+    assert list(recorded) == [("admin.registered", None, account_id)]
     api = await start_app()
     assert await role_of(api, email="root@example.com") == "admin"
     assert await role_of(api, username="ROOT.1") == "admin"
@@ -102,10 +104,11 @@ async def test_what_is_taken_is_refused_and_changed_nothing(create_admin: Run, a
         (("--email", "root@example.com"), "", ["password: "]),
         (("--email", "root@example.com"), "root@example.com", ["password: "]),
         (("--email", "root@example.com"), "x" * 129, ["password: "]),
+        (("--email", "root@example.com"), "sunshine1", ["password: "]),
         (("--email", "root@example.com"), "light\0house\x1b[A", ["password: "]),
         (("--email", "root@example.com"), b"light\xff\xfehouse", ["password: "]),
     ],
-    ids=range(9),
+    ids=range(10),
 )  # fmt: skip
 @pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 async def test_a_wrong_value_is_one_line_that_says_what_to_do(

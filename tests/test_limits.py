@@ -106,7 +106,7 @@ def test_a_body_over_the_limit_is_413_announced_or_not(
 def test_clients_that_stall_hold_up_nobody_and_are_let_go(
     start_server: StartServer, wires: contextlib.ExitStack
 ) -> None:
-    server = start_server(request_timeout_seconds=2)
+    server = start_server(request_timeout_seconds=4)
     me = sign_up(server)
     silent = [connect(server, wires) for _ in range(MANY)]
     half_heads = [connect(server, wires).send(b"GET /api/v1/tasks HTTP/1.1\r\nHost: x\r\nX-A: ") for _ in range(MANY)]

@@ -127,6 +127,7 @@ def write_lock(database_url: str) -> Iterator[None]:
     """Nobody else can write a task meanwhile."""
     if database_url.startswith("sqlite"):
         connection = apsw.Connection(database_url.removeprefix("sqlite:///"))
+        connection.set_busy_timeout(4000)
         connection.execute("BEGIN IMMEDIATE")
         yield
         connection.close()

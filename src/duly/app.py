@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -19,36 +18,38 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from duly import __version__
 from duly.contracts import openapi, utility
-from duly.contracts.v1 import auth, tasks
-from duly.contracts.v1.problems import from_http, from_validation, render_problem
+from duly.contracts.accounts import admins, password
+from duly.contracts.accounts import users as account_users
+from duly.contracts.rendering import render_error
+from duly.contracts.v1 import audit, auth, recovery, tasks, users
+from duly.contracts.v1.problems import from_http, from_validation
 from duly.db.conflicts import TransactionAborted
+from duly.db.unit import Database
 from duly.errors import DulyError
 from duly.identity.issuers import TrustedIssuers
-from duly.identity.revocations import Revocations
-from duly.identity.sessions import SessionKeeper
-from duly.kit.jwt import AccessTokens
 from duly.kit.logs import configure_logging, flush_logs
 from duly.kit.paging import Cursors
-from duly.kit.passwords import PasswordHasher
-from duly.kit.secrets import derive_key
-from duly.operations import startup
+from duly.kit.secrets import derive_keys
+from duly.limits.limiter import Limiter
+from duly.operations import assembly, startup
 from duly.operations.draining import announce_end
 from duly.operations.health import HealthChecks
+from duly.operations.upkeep import Upkeep
 from duly.settings import Settings, load_settings
 from duly.web.access_log import access_log
+from duly.web.account_pages import account_routes
 from duly.web.addresses import ClientAddresses
 from duly.web.cross_origin import CrossOrigin
 from duly.web.docs_pages import docs_routes
 from duly.web.door import Door
 from duly.web.guard import Guard
 from duly.web.lane import COMPRESSED_FROM, Lane
+from duly.web.limits import RateLimits, RequestLimits, find_limited
 from duly.web.retry import RunAgain, may_run_again
 from duly.web.services import Services
 
-ISSUER = "duly"
-# Enough for a crowd that signs in at once; beyond it a login is told to come back rather than wait for minutes.
-LOGIN_QUEUE = 256
 PREFIXES = ("/api/v1", "/api")
+ACCOUNTS = (account_users.router, admins.router, password.router)
 
 
 class Application(FastAPI):
@@ -59,7 +60,8 @@ class Application(FastAPI):
         # Starlette runs the middleware added first as the outermost: this one comes right before the router.
         inner = Middleware(Lane, application=self, routers=routers, render=_respond, is_outer=False)
         self.user_middleware.append(inner)
-        outer = Lane(super().__call__, application=self, routers=routers, render=_respond, is_outer=True)
+        counted = RateLimits(super().__call__, application=self, kinds=find_limited(routers))
+        outer = Lane(counted, application=self, routers=routers, render=_respond, is_outer=True)
         self._entrance: ASGIApp = Door(outer, **door)
 
     def build_middleware_stack(self) -> ASGIApp:
@@ -79,8 +81,7 @@ def create_app(settings: Settings | None = None) -> Application:
     log_form = settings.log_format or ("json" if settings.is_strict else "console")
     logging.getLogger("duly.sql").setLevel(logging.DEBUG if settings.log_sql else logging.WARNING)
     lines = configure_logging(level="debug" if settings.debug else settings.log_level, format=log_form)
-    routers = [tasks.router, *([auth.router] if settings.local_accounts else [])]
-    placed = [(prefix, router) for prefix in PREFIXES for router in routers]
+    placed = _place(settings)
     rules = _cross_origin_rules(settings)
     app = Application(
         title="Duly",
@@ -98,7 +99,7 @@ def create_app(settings: Settings | None = None) -> Application:
     )
     app.enclose(
         placed,
-        render=render_problem,
+        render=render_error,
         max_body_bytes=settings.max_body_bytes,
         request_timeout_seconds=settings.request_timeout_seconds,
         allowed_hosts=settings.allowed_hosts,
@@ -108,13 +109,28 @@ def create_app(settings: Settings | None = None) -> Application:
     )
     for prefix, router in placed:
         # The unversioned addresses are the same handlers; the document shows each operation once.
-        app.include_router(router, prefix=prefix, include_in_schema=prefix == PREFIXES[0])
+        app.include_router(router, prefix=prefix, include_in_schema=prefix == PREFIXES[0] or router in ACCOUNTS)
     app.include_router(utility.router)
+    if settings.local_accounts:
+        app.router.routes.extend(account_routes(least_password=settings.password_min_length))
     if settings.docs_enabled:
         app.router.routes.extend(docs_routes("/openapi.json", "Duly"))
     _handle_errors(app)
     openapi.install(app, settings)
     return app
+
+
+def _place(settings: Settings) -> list[tuple[str, APIRouter]]:
+    """Which router stands where. Below /api/users is the accounts contract, so v1's users have one address."""
+    everywhere = [tasks.router, audit.router]
+    if settings.local_accounts:
+        everywhere += [auth.router, recovery.router]
+    placed = [(prefix, router) for prefix in PREFIXES for router in everywhere]
+    placed.append((PREFIXES[0], users.router))
+    if settings.local_accounts:
+        placed.append((PREFIXES[0], users.mail_router))
+        placed += [(PREFIXES[1], router) for router in ACCOUNTS]
+    return placed
 
 
 def _cross_origin_rules(settings: Settings) -> dict[str, Any]:
@@ -127,8 +143,8 @@ def _cross_origin_rules(settings: Settings) -> dict[str, Any]:
         "allow_methods": ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"],
         "allow_headers": ["Authorization", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match",
                           "Last-Event-ID", "X-Request-ID"],
-        "expose_headers": ["ETag", "Location", "Idempotency-Replayed", "Retry-After", "WWW-Authenticate",
-                           "X-Request-ID"],
+        "expose_headers": ["ETag", "Location", "Idempotency-Replayed", "RateLimit", "RateLimit-Policy", "Retry-After",
+                           "WWW-Authenticate", "X-Request-ID"],
         "max_age": 600,
     }  # fmt: skip
 
@@ -140,50 +156,48 @@ async def _live(app: FastAPI, settings: Settings) -> AsyncIterator[None]:
         await startup.migrate_at_start(settings, address)
         database = await startup.connect_at_start(settings, address)
         stack.push_async_callback(database.close)
-        app.state.services = services = await _build(settings, database, stack)
-        followed = asyncio.create_task(services.revocations.follow(database))
-        stack.push_async_callback(_stop, followed)
+        services, upkeep = await _build(settings, database, stack)
+        app.state.services = services
+        for work in (services.revocations.follow(database), upkeep.run()):
+            stack.push_async_callback(_stop, asyncio.create_task(work))
         with announce_end(services.health):
             yield
         services.health.draining = True
     flush_logs()
 
 
-async def _build(settings: Settings, database: Any, stack: contextlib.AsyncExitStack) -> Services:
-    secret = startup.find_secret(settings)
-    revocations = Revocations()
-    access = AccessTokens(derive_key(secret, "access-token"), ISSUER, ISSUER, settings.access_token_seconds)
+async def _build(settings: Settings, database: Database, stack: contextlib.AsyncExitStack) -> tuple[Services, Upkeep]:
+    parts = await assembly.assemble(settings, database)
+    stack.callback(parts.identity.hasher.close)
     issuers = startup.trusted_issuers(settings)
     outside = TrustedIssuers(issuers) if issuers else None
     if outside is not None:
         stack.push_async_callback(outside.close)
         await outside.start()
-    hasher = PasswordHasher(settings.password_hasher, settings.bcrypt_rounds, queue=LOGIN_QUEUE)
-    stack.callback(hasher.close)
-    redis = settings.redis_url
-    return Services(
+    redis = settings.redis_url.get_secret_value() if settings.redis_url else None
+    limiter = Limiter(redis)
+    stack.push_async_callback(limiter.close)
+    audit = parts.identity.audit
+    services = Services(
         settings=settings,
         database=database,
         guard=Guard(
             database=database,
-            access=access if settings.local_accounts else None,
-            issuer=ISSUER,
+            access=parts.access if settings.local_accounts else None,
+            issuer=assembly.ISSUER,
             outside=outside,
-            revocations=revocations,
+            audit=audit,
+            revocations=parts.revocations,
         ),
-        hasher=hasher,
-        sessions=SessionKeeper(
-            secret=secret,
-            access=access,
-            access_seconds=settings.access_token_seconds,
-            refresh_life=timedelta(days=settings.refresh_token_days),
-            longest=timedelta(days=settings.session_max_days),
-            revocations=revocations,
-        ),
-        revocations=revocations,
-        cursors=Cursors(derive_key(secret, "cursor")),
-        health=HealthChecks(database, redis.get_secret_value() if redis else None),
+        identity=parts.identity,
+        chain=parts.chain,
+        postman=parts.postman,
+        limits=RequestLimits.build(settings, limiter, audit, database),
+        revocations=parts.revocations,
+        cursors=Cursors(*derive_keys(parts.secrets, "cursor")),
+        health=HealthChecks(database, redis, parts.postman.check if settings.local_accounts else None),
     )
+    return services, parts.upkeep
 
 
 async def _stop(task: asyncio.Task[None]) -> None:
@@ -193,7 +207,7 @@ async def _stop(task: asyncio.Task[None]) -> None:
 
 
 def _respond(request: Request, error: DulyError) -> Response:
-    status, headers, body = render_problem(error, request.state.request_id, request.scope["path"])
+    status, headers, body = render_error(error, request.state.request_id, request.scope["path"])
     response = Response(body, status)
     response.raw_headers = headers
     return response

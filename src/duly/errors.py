@@ -14,6 +14,7 @@
     ├── Invalid                422  it can be read, and a field is wrong
     ├── Locked                 423
     ├── TooMany                429
+    ├── DeliveryRefused        502  a mail that was to be sent at once was not taken
     ├── Unavailable            503  a dependency is down
     ├── TimedOut               504
     └── StorageFull            507  the disk takes no more writes
@@ -44,6 +45,7 @@ class Kind(Enum):
     LOCKED = 423
     TOO_MANY = 429
     INTERNAL = 500
+    BAD_GATEWAY = 502
     UNAVAILABLE = 503
     TIMED_OUT = 504
     STORAGE_FULL = 507
@@ -178,10 +180,21 @@ class Locked(DulyError):
 
 
 class TooMany(DulyError):
-    """RFC 6585 §4: try again after `retry_after` seconds."""
+    """RFC 6585 §4: try again after `retry_after` seconds; `headers` say under which policy."""
 
     kind = Kind.TOO_MANY
     default_code = "RATE_LIMITED"
+
+    def __init__(self, message: str, *, retry_after: int, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__(message, retry_after=retry_after)
+        self.headers = tuple(headers)
+
+
+class DeliveryRefused(DulyError):
+    """Something that was to be handed on at once, a mail, was not taken."""
+
+    kind = Kind.BAD_GATEWAY
+    default_code = "MAIL_NOT_SENT"
 
 
 class Unavailable(DulyError):

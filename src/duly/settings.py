@@ -82,6 +82,12 @@ class Settings(BaseSettings):
     secret_key: SecretStr | None = Field(
         None, description="Signs tokens; 32 characters or more. Development makes one in DATA_DIR."
     )
+    secret_key_previous: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Earlier values of SECRET_KEY, by commas: what they signed stays good."
+    )
+    field_encryption_key: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="Encrypts addresses and agents; by commas, newest first. Default: derived from SECRET_KEY."
+    )
     jwt_expiration_hours: float | None = Field(None, gt=0, le=720, description="Life of an access token, in hours.")
     access_token_minutes: float | None = Field(None, gt=0, le=43200, description="The same in minutes; default 15.")
     refresh_token_days: float = Field(7, gt=0, le=365, description="Life of an unused refresh token.")
@@ -90,13 +96,37 @@ class Settings(BaseSettings):
     bcrypt_rounds: int = Field(12, ge=10, le=16, description="Cost of bcrypt, as a power of two.")
     password_min_length: int = Field(8, ge=8, le=64, description="Least length of a password, in characters.")
     local_accounts: bool = Field(True, description="Off: no account endpoint; only outside issuers' tokens count.")
-    registration: Literal["open", "closed"] = Field("open", description="Who may register.")
+    registration: Literal["open", "verified", "closed"] = Field(
+        "open",
+        description="Who may register; `verified`: only after answering a mail, and without telling who has one.",
+    )
+    admin_registration_token: SecretStr | None = Field(
+        None, description="Registers the first administrator over HTTP, once; 32 characters or more."
+    )
+    audit_retention_days: float = Field(365, ge=0, le=36500, description="Age at which audit entries go; 0: never.")
 
     better_auth_url: str | None = Field(None, description="Address of a Better Auth server whose tokens are trusted.")
     better_auth_secret: SecretStr | None = Field(None, description="Its secret, where it signs HS256 tokens.")
     trusted_issuers: Annotated[tuple[dict[str, Any], ...], NoDecode] = Field(
         (), description="JSON list of further token issuers."
     )
+
+    smtp_host: str | None = Field(None, description="Mail server; without one, development prints mails.")
+    smtp_port: int = Field(587, ge=1, le=65535, description="Port of the mail server.")
+    smtp_username: str | None = Field(None, description="Name to sign in to the mail server with.")
+    smtp_password: SecretStr | None = Field(None, description="Password for it.")
+    smtp_from: str | None = Field(None, description="Sender of every mail, such as Duly <tasks@example.com>.")
+    smtp_security: Literal["none", "starttls", "tls"] = Field("starttls", description="How the connection is secured.")
+
+    rate_limit_enabled: bool = Field(True, description="Turn callers away who ask too often.")
+    rate_limit_anonymous: str = Field(
+        "200/hour", description="For each address (IPv6: each /64) that is not signed in."
+    )
+    rate_limit_user: str = Field("60000/minute", description="For each signed-in user.")
+    rate_limit_login: str = Field("20/minute;100/hour", description="Logins from one address.")
+    rate_limit_register: str = Field("20/hour", description="Registrations from one address.")
+    rate_limit_refresh: str = Field("60/minute;600/hour", description="Refreshes from one address.")
+    rate_limit_mail: str = Field("10/minute;40/hour", description="Requests about mails from one address.")
 
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Browser origins that may call, by commas or as JSON; the Better Auth origin is always in."
@@ -127,7 +157,9 @@ class Settings(BaseSettings):
     def _lower(cls, value: object) -> object:
         return value.lower() if isinstance(value, str) else value
 
-    @field_validator("cors_origins", "trusted_proxies", "allowed_hosts", mode="before")
+    @field_validator(
+        "cors_origins", "trusted_proxies", "allowed_hosts", "secret_key_previous", "field_encryption_key", mode="before"
+    )
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -260,6 +292,14 @@ def _weaknesses(settings: Settings) -> list[str]:
     faults = []
     if settings.secret_key is not None:
         faults += _weak_secret("SECRET_KEY", settings.secret_key.get_secret_value(), settings.is_strict)
+    for name in ("field_encryption_key", "secret_key_previous"):
+        for secret in getattr(settings, name):
+            faults += _weak_secret(name.upper(), secret.get_secret_value(), settings.is_strict)
+    if settings.admin_registration_token is not None:
+        token = settings.admin_registration_token.get_secret_value()
+        faults += _weak_secret("ADMIN_REGISTRATION_TOKEN", token, settings.is_strict)
+    if settings.smtp_host is not None and settings.smtp_from is None:
+        faults.append("SMTP_FROM: is missing; give the sender of the mails, such as Duly <tasks@example.com>")
     if not settings.is_strict:
         return faults
     if settings.secret_key is None and settings.better_auth_secret is None:

@@ -1,7 +1,6 @@
-"""The command line: `duly serve | migrate | create-admin | doctor | export-openapi`."""
+"""The list of commands, with those too short for a file of their own."""
 
 import asyncio
-import getpass
 import ipaddress
 import json
 import logging
@@ -12,14 +11,9 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from duly import __version__
-from duly.cli import migrating, serving
+from duly.cli import auditing, mailing, migrating, people, rotating, serving, working
 from duly.cli.faults import stop
-from duly.db.database import open_database
-from duly.errors import DulyError, Invalid
-from duly.identity import accounts
-from duly.identity.accounts import Account, AccountDraft
-from duly.kit.passwords import PasswordHasher
-from duly.operations import doctor, startup
+from duly.operations import doctor
 from duly.settings import Settings, SettingsFault, load_settings
 
 commands = typer.Typer(
@@ -27,6 +21,12 @@ commands = typer.Typer(
     pretty_exceptions_enable=False,
 )  # fmt: skip
 commands.add_typer(migrating.commands, name="migrate")
+commands.add_typer(mailing.commands, name="mail")
+commands.add_typer(auditing.commands, name="audit")
+commands.command("create-admin")(people.create_admin)
+commands.command("unlock")(people.unlock)
+commands.command("rotate-keys")(rotating.rotate_keys)
+commands.command("worker")(working.work)
 
 
 def run() -> NoReturn:
@@ -88,54 +88,6 @@ def _welcome(settings: Settings) -> None:
     typer.echo(f"  Health:    {base}/health")
     typer.echo("  Stop with Ctrl-C.")
     sys.stdout.flush()
-
-
-@commands.command("create-admin")
-def create_admin(
-    email: Annotated[str, typer.Option(help="E-mail address of the administrator.")],
-    username: Annotated[str | None, typer.Option(help="A name to sign in with as well.")] = None,
-    password_stdin: Annotated[
-        bool, typer.Option("--password-stdin", help="Read the password from standard input.")
-    ] = False,
-) -> None:
-    """Create an administrator; asks for the password on a terminal."""
-    settings = load_settings()
-    password = _read_password(password_stdin)
-    try:
-        account = asyncio.run(_add_admin(settings, AccountDraft(email, username, role="admin"), password))
-    except Invalid as error:
-        stop(*(f"{fault.field}: {fault.message}" for fault in error.faults))
-    except DulyError as error:
-        stop(error.message)
-    typer.echo(f"Administrator {account.email} created ({account.id}).")
-
-
-def _read_password(from_stdin: bool) -> str:
-    if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
-    if not sys.stdin.isatty():
-        stop("There is no terminal to ask for the password; use --password-stdin.")
-    password = getpass.getpass("Password: ")
-    if getpass.getpass("Again: ") != password:
-        stop("The two passwords differ; start again.")
-    return password
-
-
-async def _add_admin(settings: Settings, draft: AccountDraft, password: str) -> Account:
-    draft = accounts.check_draft(draft)
-    accounts.check_password(password, email=draft.email, minimum=settings.password_min_length)
-    address = startup.check_settings(settings)
-    await startup.migrate_at_start(settings, address)
-    database = await open_database(settings)
-    hasher = PasswordHasher(settings.password_hasher, settings.bcrypt_rounds)
-    try:
-        async with database.unit() as unit:
-            await accounts.refuse_taken(unit, draft)
-            hashed = await hasher.hash(password)
-            return await accounts.add_account(unit, draft, hashed_password=hashed)
-    finally:
-        hasher.close()
-        await database.close()
 
 
 @commands.command("doctor")

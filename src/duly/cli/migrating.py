@@ -6,13 +6,14 @@ from typing import Annotated, TypeVar
 
 import typer
 
+# The tables of every room, so that `check` compares with all of them.
+from duly.audit import tables as _audit  # noqa: F401
 from duly.cli.faults import stop
 from duly.db import migrate
 from duly.db.url import DatabaseAddress
 from duly.operations.startup import check_settings
+from duly.outbox import tables as _outbox  # noqa: F401
 from duly.settings import load_settings
-
-# The tables of every room, so that `check` compares with all of them.
 from duly.tasks import tables as _tasks  # noqa: F401
 from duly.web import idempotency as _idempotency  # noqa: F401
 

@@ -14,7 +14,8 @@ from uvicorn.supervisors import ChangeReload, Multiprocess
 from duly.cli.connections import Connection
 from duly.cli.faults import stop
 from duly.db.url import DatabaseAddress
-from duly.operations.startup import check_settings, find_secret, migrate_at_start
+from duly.kit.ciphers import FieldCipher
+from duly.operations import startup
 from duly.settings import Settings
 
 DRAIN_SECONDS = 8
@@ -22,14 +23,23 @@ KEEP_ALIVE_SECONDS = 75
 
 
 def prepare(settings: Settings) -> DatabaseAddress:
-    """Check, make the development key, and migrate. Raises `SettingsFault` before anything listens."""
-    address = check_settings(settings)
+    """Check, make the development key, migrate, and try the keys. Raises `SettingsFault` before anything listens."""
+    address = startup.check_settings(settings)
     _try_port(settings)
-    find_secret(settings)
-    asyncio.run(migrate_at_start(settings, address))
+    startup.find_secret(settings)
+    asyncio.run(_prepare_database(settings, address))
     # Done once here, so the workers only look whether it was.
     os.environ["AUTO_MIGRATE"] = "false"
     return address
+
+
+async def _prepare_database(settings: Settings, address: DatabaseAddress) -> None:
+    await startup.migrate_at_start(settings, address)
+    database = await startup.connect_at_start(settings, address)
+    try:
+        await startup.check_field_keys(settings, database, FieldCipher(startup.field_keys(settings)))
+    finally:
+        await database.close()
 
 
 def _try_port(settings: Settings) -> None:

@@ -7,6 +7,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from duly.contracts.accounts.admission import REGISTRATION_HEADER
+from duly.contracts.accounts.models import AccountsError, AccountsValidationError
 from duly.contracts.v1.auth_models import LoginRequest
 from duly.contracts.v1.credentials import LoginForm
 from duly.contracts.v1.fields import LEAST_NEW_PASSWORD
@@ -43,6 +45,10 @@ _HEADERS = {
     ),
 }
 _ETAGGED = {"create_task", "read_task", "replace_task", "update_task", "complete_task", "restore_task"}
+# Their 401 is about what is in the body.
+_SIGNING_IN = {
+    "login", "refresh", "accounts_login", "accounts_refresh", "accounts_login_admin", "accounts_refresh_admin",
+}  # fmt: skip
 
 
 def install(app: FastAPI, settings: Settings) -> None:
@@ -79,7 +85,7 @@ def _build(app: FastAPI, settings: Settings) -> dict[str, Any]:
 def _own_schemas(*, local_accounts: bool) -> dict[str, Any]:
     models: list[Any] = [Problem, ValidationProblem]
     if local_accounts:
-        models += [LoginRequest, LoginForm]
+        models += [LoginRequest, LoginForm, AccountsError, AccountsValidationError]
     _, definitions = models_json_schema(
         [(model, "validation") for model in models], ref_template="#/components/schemas/{model}"
     )
@@ -106,6 +112,12 @@ def _security(*, local_accounts: bool) -> dict[str, Any]:
     if local_accounts:
         flow = {"tokenUrl": "/api/v1/auth/login", "refreshUrl": "/api/v1/auth/refresh", "scopes": {}}
         schemes["password"] = {"type": "oauth2", "flows": {"password": flow}}
+        schemes["registration"] = {
+            "type": "apiKey",
+            "in": "header",
+            "name": REGISTRATION_HEADER,
+            "description": "`ADMIN_REGISTRATION_TOKEN`, once, while there is no administrator.",
+        }
     return schemes
 
 
@@ -118,9 +130,11 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _complete(operation: dict[str, Any], settings: Settings) -> None:
     responses = operation["responses"]
-    protected = "401" in responses and operation["operationId"] not in {"login", "refresh"}
+    protected = "401" in responses and operation["operationId"] not in _SIGNING_IN
     if protected:
         operation["security"] = [{"bearer": []}] + ([{"password": []}] if settings.local_accounts else [])
+    if operation["operationId"] == "accounts_register_admin":
+        operation["security"].append({"registration": []})
     for name, (text, schema, operations) in _HEADERS.items():
         if operation["operationId"] in operations:
             operation.setdefault("parameters", []).append(

@@ -12,7 +12,9 @@ from sqlalchemy.types import JSON, TypeEngine
 from duly.db.types import Instant
 
 # Its ON CONFLICT is spelt alike on both dialects, and both compilers read it.
-__all__ = ["array_of", "has_tag", "insert_on_conflict", "json_document", "named", "plain_text", "rows_of"]
+__all__ = [
+    "array_of", "has_tag", "hold_name", "insert_on_conflict", "json_document", "named", "plain_text", "rows_of",
+]  # fmt: skip
 
 _INSTANT_FORMAT = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
 
@@ -96,6 +98,27 @@ def _sqlite_has_tag(element: Any, compiler: Any, **kw: Any) -> str:
 def _postgres_has_tag(element: Any, compiler: Any, **kw: Any) -> str:
     column, text = (compiler.process(clause, **kw) for clause in element.clauses)
     return f"({column} ? {text})"
+
+
+class hold_name(GenericFunction[str]):  # noqa: N801 - SQLAlchemy names a SQL function by its class
+    """Whoever holds the same name waits until this transaction ends: for rules over rows that do not exist yet.
+
+    The transaction must have begun; on SQLite its writer is alone anyway.
+    """
+
+    type = Text()
+    inherit_cache = True
+    name = "hold_name"
+
+
+@compiles(hold_name, "sqlite")
+def _sqlite_hold_name(element: Any, compiler: Any, **kw: Any) -> str:
+    return str(compiler.process(element.clauses, **kw))
+
+
+@compiles(hold_name, "postgresql")
+def _postgres_hold_name(element: Any, compiler: Any, **kw: Any) -> str:
+    return f"pg_advisory_xact_lock(hashtextextended({compiler.process(element.clauses, **kw)}, 0))::text"
 
 
 def rows_of(name: str, *columns: tuple[str, TypeEngine[Any]]) -> TableValuedAlias:

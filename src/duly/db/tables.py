@@ -16,7 +16,11 @@ SQLModel.metadata.naming_convention = {
 }
 
 
-class Record(SQLModel):
+class Base(SQLModel):
+    """What every table inherits: importing it is what gives constraints and indexes their names."""
+
+
+class Record(Base):
     """A row that people can see: it knows when it was made and when it last changed."""
 
     created_at: datetime = Field(sa_type=Instant, nullable=False)

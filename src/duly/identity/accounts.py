@@ -8,6 +8,7 @@ from typing import Any
 
 from email_validator import EmailNotValidError, validate_email
 
+from duly.audit.events import Actor
 from duly.db.conflicts import UniqueViolation
 from duly.db.statements import Row
 from duly.db.unit import Reader, Unit
@@ -16,7 +17,6 @@ from duly.identity import queries
 from duly.kit.clock import now
 from duly.kit.ids import new_id
 
-PASSWORD_MAX_LENGTH = 128
 USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,31}")
 
 
@@ -33,6 +33,11 @@ class Account:
     email_verified: bool
     created_at: datetime
     updated_at: datetime
+
+    @property
+    def actor(self) -> Actor:
+        """The account as the one who does something."""
+        return Actor(self.id, self.email or self.username or self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +61,21 @@ def fold_email(address: str) -> str:
 
 def read_email(address: str) -> str:
     """The address as it is written properly. Raises `EmailNotValidError`, which is a ValueError."""
-    # Servers in a house may have a name without a dot, and `.test` is for those who test (RFC 2606).
+    # Servers in a house may have a name without a dot, and `.test` is for those who test (RFC 2606). Strict is the
+    # limit of 64 before the @ (RFC 5321 §4.5.3.1.1).
     return validate_email(
-        address, check_deliverability=False, globally_deliverable=False, test_environment=True
+        address, check_deliverability=False, globally_deliverable=False, test_environment=True, strict=True
     ).normalized
 
 
 def fold_username(username: str) -> str:
     """Usernames differ only when they look different: NFKC, case folded."""
     return unicodedata.normalize("NFKC", username.strip()).casefold()
+
+
+def fold_identifier(name: str) -> str:
+    """An address or a username in the spelling under which it is looked for."""
+    return fold_email(name) if "@" in name else fold_username(name)
 
 
 def check_draft(draft: AccountDraft) -> AccountDraft:
@@ -82,39 +93,27 @@ def _invalid(field: str, message: str) -> Invalid:
     return Invalid(f"The {field} cannot be used.", faults=[FieldFault(field, message, f"bad_{field}")])
 
 
-def check_password(password: str, *, email: str, minimum: int) -> None:
-    """Length counted in code points after NFC (SP 800-63B-4 §3.1.1.2), only text, and not the address itself.
-
-    Raises `Invalid` naming the field `password`.
-    """
-    text = unicodedata.normalize("NFC", password)
-    fault = None
-    if len(text) < minimum:
-        fault = FieldFault("password", f"Use at least {minimum} characters.", "password_too_short")
-    elif len(text) > PASSWORD_MAX_LENGTH:
-        fault = FieldFault("password", f"Use at most {PASSWORD_MAX_LENGTH} characters.", "password_too_long")
-    elif any(unicodedata.category(character) in {"Cc", "Cs"} for character in text):
-        # A line editor's control codes, or bytes that were no UTF-8: nobody could type it again.
-        fault = FieldFault("password", "Use no control characters, and valid Unicode.", "password_not_text")
-    elif text.casefold() in {email.casefold(), email.partition("@")[0].casefold()}:
-        fault = FieldFault("password", "Do not use the e-mail address as the password.", "password_is_email")
-    if fault:
-        raise Invalid("The password cannot be used. Choose another one.", code="WEAK_PASSWORD", faults=[fault])
-
-
 async def refuse_taken(reader: Reader, draft: AccountDraft) -> None:
     """Refuse early, before a password is hashed for nothing; the unique constraints still have the last word."""
     key = fold_username(draft.username) if draft.username else None
     rows = await reader.fetch(queries.FIND_TAKEN, email=fold_email(draft.email), username_key=key)
     for email, _ in rows:
-        raise _taken("uq_users_email" if email == fold_email(draft.email) else "uq_users_username_key")
+        raise taken("uq_users_email" if email == fold_email(draft.email) else "uq_users_username_key")
 
 
-async def add_account(unit: Unit, draft: AccountDraft, *, hashed_password: str) -> Account:
+async def refuse_taken_username(reader: Reader, draft: AccountDraft) -> None:
+    """Raises `Conflict` (`USERNAME_TAKEN`); says nothing of the address."""
+    if draft.username is not None:
+        key = fold_username(draft.username)
+        if await reader.first(queries.FIND_CREDENTIALS_BY_USERNAME, identifier=key) is not None:
+            raise taken("uq_users_username_key")
+
+
+async def add_account(unit: Unit, draft: AccountDraft, *, hashed_password: str, user_id: str | None = None) -> Account:
     """Raises `Conflict` (`EMAIL_TAKEN`, `USERNAME_TAKEN`)."""
     moment = now()
     account = Account(
-        id=new_id(),
+        id=user_id or new_id(),
         email=fold_email(draft.email),
         username=draft.username,
         name=draft.name,
@@ -138,11 +137,12 @@ async def add_account(unit: Unit, draft: AccountDraft, *, hashed_password: str) 
             updated_at=moment,
         )
     except UniqueViolation as error:
-        raise _taken(error.constraint) from None
+        raise taken(error.constraint) from None
     return account
 
 
-def _taken(constraint: str) -> Conflict:
+def taken(constraint: str) -> Conflict:
+    """The refusal for a unique constraint of users."""
     if constraint == "uq_users_username_key":
         return Conflict("This username is taken. Choose another one.", code="USERNAME_TAKEN")
     return Conflict("An account with this e-mail address exists. Sign in instead.", code="EMAIL_TAKEN")
@@ -160,8 +160,7 @@ async def find_credentials(reader: Reader, identifier: str) -> tuple[str | None,
     """The stored hash and the account for an e-mail address or a username; (None, None) when there is none."""
     by_email = "@" in identifier
     statement = queries.FIND_CREDENTIALS_BY_EMAIL if by_email else queries.FIND_CREDENTIALS_BY_USERNAME
-    fold = fold_email if by_email else fold_username
-    row: Row | None = await reader.first(statement, identifier=fold(identifier))
+    row: Row | None = await reader.first(statement, identifier=fold_identifier(identifier))
     if row is None:
         return None, None
     values: list[Any] = list(row)

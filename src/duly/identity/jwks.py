@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,8 @@ class KeySet:
             await asyncio.wait({fetching})
 
     async def close(self) -> None:
-        """End a fetch that is under way."""
+        """End a fetch that is under way, and begin none any more."""
+        self._not_before = math.inf
         if self._fetching is not None and not self._fetching.done():
             self._fetching.cancel()
             await asyncio.wait({self._fetching})

@@ -2,9 +2,11 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from duly.audit.events import NOWHERE, Actor, Event, Origin
+from duly.audit.log import AuditLog
 from duly.db.statements import Row
 from duly.db.unit import Database
 from duly.errors import Unauthenticated
@@ -33,18 +35,19 @@ class OutsideUsers:
     What is remembered is asked again after a second, so that a deactivated user is refused within one.
     """
 
-    def __init__(self, database: Database, most: int = KNOWN_LIMIT) -> None:
+    def __init__(self, database: Database, audit: AuditLog, most: int = KNOWN_LIMIT) -> None:
         self._database = database
+        self._audit = audit
         self._most = most
         self._by_user: OrderedDict[str, _Known] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._by_user)
 
-    async def find_or_add(self, claims: OutsideClaims) -> str:
+    async def find_or_add(self, claims: OutsideClaims, *, origin: Callable[[], Origin] = lambda: NOWHERE) -> str:
         """The user's id: the subject itself where no other user has it. Raises `Unauthenticated` when deactivated."""
         row = await self._database.first(queries.FIND_OUTSIDE_USER, issuer=claims.issuer, subject=claims.subject)
-        user_id, is_active = row or await self._add(claims)
+        user_id, is_active = row or await self._add(claims, origin())
         self._remember(_Known(user_id, bool(is_active), time.monotonic()))
         if not is_active:
             raise _inactive()
@@ -65,19 +68,25 @@ class OutsideUsers:
         if not known.is_active:
             raise _inactive()
 
-    async def _add(self, claims: OutsideClaims) -> Row:
+    async def _add(self, claims: OutsideClaims, origin: Origin) -> Row:
         moment = now()
         key = {"issuer": claims.issuer, "subject": claims.subject}
         values = {**key, "name": claims.name, "created_at": moment, "updated_at": moment}
         found: Sequence[Row] = ()
+        added: Row | None = None
         async with self._database.unit() as unit:
             for user_id in _ids_for(claims.subject):
-                await unit.fetch(queries.INSERT_OUTSIDE_USER, id=user_id, **values)
+                added = await unit.first(queries.INSERT_OUTSIDE_USER, id=user_id, **values)
                 # Nothing was added when another request was first, or when the subject is somebody else's id: then
                 # this user gets an id of its own.
                 found = await unit.fetch(queries.FIND_OUTSIDE_USER, **key)
                 if found:
                     break
+            if added is not None:
+                await self._audit.record(
+                    unit, Event.OUTSIDE_USER_FIRST_SEEN, origin=origin, actor=Actor(added[0], claims.name),
+                    target=("user", added[0]),
+                )  # fmt: skip
         return found[0]
 
     def _remember(self, known: _Known) -> None:

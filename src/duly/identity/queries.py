@@ -29,7 +29,7 @@ INSERT_USER = Statement(
     )
 )  # fmt: skip
 
-_living = users.c.deleted_at.is_(None)
+living = users.c.deleted_at.is_(None)
 
 INSERT_OUTSIDE_USER = Statement(
     insert_on_conflict(users)
@@ -37,22 +37,23 @@ INSERT_OUTSIDE_USER = Statement(
         {name: bindparam(name) for name in ("id", "name", "issuer", "subject", "created_at", "updated_at")},
     )
     .on_conflict_do_nothing()
+    .returning(users.c.id)
 )
 
 FIND_OUTSIDE_USER = Statement(
-    select(users.c.id, and_(users.c.is_active, _living)).where(
+    select(users.c.id, and_(users.c.is_active, living)).where(
         users.c.issuer == bindparam("issuer"), users.c.subject == bindparam("subject")
     )
 )
 
-FIND_USER = Statement(select(*ACCOUNT).where(users.c.id == bindparam("user_id"), _living))
+FIND_USER = Statement(select(*ACCOUNT).where(users.c.id == bindparam("user_id"), living))
 
 FIND_CREDENTIALS_BY_EMAIL = Statement(
-    select(users.c.hashed_password, *ACCOUNT).where(users.c.email == bindparam("identifier"), _living)
+    select(users.c.hashed_password, *ACCOUNT).where(users.c.email == bindparam("identifier"), living)
 )
 
 FIND_CREDENTIALS_BY_USERNAME = Statement(
-    select(users.c.hashed_password, *ACCOUNT).where(users.c.username_key == bindparam("identifier"), _living)
+    select(users.c.hashed_password, *ACCOUNT).where(users.c.username_key == bindparam("identifier"), living)
 )
 
 FIND_TAKEN = Statement(
@@ -61,28 +62,53 @@ FIND_TAKEN = Statement(
     )
 )
 
+FIND_CREDENTIALS_BY_ID = Statement(
+    select(users.c.hashed_password, *ACCOUNT).where(users.c.id == bindparam("user_id"), living)
+)
+
+# A login under way waits here for a change of the password, and then sees the new hash (and the other way round).
+LOCK_CREDENTIALS = Statement(
+    select(users.c.hashed_password)
+    .where(users.c.id == bindparam("user_id"), users.c.is_active, living)
+    .with_for_update(read=True)
+)
+
 REPLACE_HASH = Statement(
     update(users)
     .where(users.c.id == bindparam("user_id"), users.c.hashed_password == bindparam("old_hash"))
     .values(hashed_password=bindparam("new_hash"))
 )
 
-HAS_ADMIN = Statement(select(literal(1)).where(users.c.role == "admin", _living).limit(1))
+HAS_ADMIN = Statement(select(literal(1)).where(users.c.role == "admin", living).limit(1))
+
+ORIGINS_AFTER = Statement(
+    select(sessions.c.id, sessions.c.origin)
+    .where(sessions.c.id > bindparam("after"), sessions.c.origin.is_not(None))
+    .order_by(sessions.c.id)
+    .limit(bindparam("limit"))
+)
+
+RESEAL_ORIGIN = Statement(
+    update(sessions).where(sessions.c.id == bindparam("session_id")).values(origin=bindparam("origin"))
+)
 
 INSERT_SESSION = Statement(
     insert(sessions).values(
         {
             name: bindparam(name)
-            for name in ("id", "user_id", "created_at", "updated_at", "last_used_at", "expires_at", "ip_address",
-                         "user_agent", "device")
+            for name in ("id", "user_id", "created_at", "updated_at", "last_used_at", "expires_at", "origin", "device")
         }
     )
-)  # fmt: skip
+)
+
+KNOWN_DEVICES = Statement(
+    select(sessions.c.device).where(sessions.c.user_id == bindparam("user_id")).distinct().limit(100)
+)
 
 LIVE_SESSIONS = Statement(
     select(
-        sessions.c.id, sessions.c.created_at, sessions.c.last_used_at, sessions.c.expires_at, sessions.c.ip_address,
-        sessions.c.user_agent, sessions.c.device,
+        sessions.c.id, sessions.c.created_at, sessions.c.last_used_at, sessions.c.expires_at, sessions.c.origin,
+        sessions.c.device,
     )
     .where(sessions.c.user_id == bindparam("user_id"), sessions.c.ended_at.is_(None), sessions.c.expires_at > now)
     .order_by(sessions.c.created_at.desc(), sessions.c.id.desc())
@@ -96,7 +122,7 @@ TOUCH_SESSION = Statement(
         sessions.c.id == bindparam("session_id"),
         sessions.c.ended_at.is_(None),
         sessions.c.expires_at > now,
-        exists().where(users.c.id == sessions.c.user_id, users.c.is_active, _living),
+        exists().where(users.c.id == sessions.c.user_id, users.c.is_active, living),
     )
     .values(last_used_at=now, updated_at=now)
     .returning(sessions.c.user_id, sessions.c.expires_at)
@@ -110,6 +136,17 @@ END_SESSION = Statement(
         sessions.c.id == bindparam("session_id"),
         sessions.c.user_id == bindparam("user_id"),
         sessions.c.ended_at.is_(None),
+    )
+    .values(_ending)
+    .returning(sessions.c.id)
+)
+
+END_OTHER_SESSIONS = Statement(
+    update(sessions)
+    .where(
+        sessions.c.user_id == bindparam("user_id"),
+        sessions.c.ended_at.is_(None),
+        sessions.c.id != bindparam("kept_id"),
     )
     .values(_ending)
     .returning(sessions.c.id)
@@ -154,7 +191,7 @@ FIND_REFRESH_TOKEN = Statement(
         sessions.c.user_id,
         sessions.c.ended_at,
         sessions.c.expires_at,
-        and_(users.c.is_active, _living),
+        and_(users.c.is_active, living),
     )
     .join(sessions, sessions.c.id == refresh_tokens.c.session_id)
     .join(users, users.c.id == sessions.c.user_id)

@@ -51,10 +51,15 @@ class Revocations:
 
         Callers share one poll: with a database that hangs they all fail together, not one after the other.
         """
-        oldest = time.monotonic() - MAX_AGE_SECONDS
-        while self._confirmed < oldest:
-            if not await self._share_poll(reader):
+        asked = time.monotonic()
+        was_under_way = self._polling is not None and not self._polling.done()
+        while self._confirmed < asked - MAX_AGE_SECONDS:
+            if await self._share_poll(reader):
+                continue
+            # A poll that began before this call may have failed for what is over by now; one more is asked, once.
+            if not was_under_way or time.monotonic() - asked > MAX_AGE_SECONDS:
                 raise database_down()
+            was_under_way = False
 
     async def follow(self, reader: Reader) -> None:
         """Poll until cancelled; a database that is down is for the requests to report."""

@@ -1,4 +1,4 @@
-"""Users, sessions, refresh tokens and ended sessions, as the database keeps them."""
+"""Users, sessions, tokens and failed logins, as the database keeps them."""
 
 from datetime import datetime
 from typing import Optional
@@ -6,7 +6,7 @@ from typing import Optional
 from sqlalchemy import CheckConstraint, Column, ForeignKey, Index, Text, UniqueConstraint, false, true
 from sqlmodel import Field, Relationship
 
-from duly.db.tables import Record
+from duly.db.tables import Base, Record
 from duly.db.types import Instant, ordered_text
 
 ID = 36
@@ -32,6 +32,7 @@ class User(Record, table=True):
         UniqueConstraint("issuer", "subject"),
         CheckConstraint("role IN ('user', 'admin')", name="role"),
         CheckConstraint("length(id) > 0", name="id"),
+        Index(None, "created_at", "id"),
     )
 
     id: str = Field(sa_column=Column(ordered_text(USER_ID), primary_key=True))
@@ -52,7 +53,10 @@ class User(Record, table=True):
 
 
 class Session(Record, table=True):
-    """One login on one device. It lives until it is ended, or `expires_at`, or its refresh token runs out."""
+    """One login on one device. It lives until it is ended, or `expires_at`, or its refresh token runs out.
+
+    `origin` is the client's address and agent, encrypted.
+    """
 
     __tablename__ = "sessions"
     __table_args__ = (Index(None, "user_id", "ended_at"),)
@@ -63,8 +67,7 @@ class Session(Record, table=True):
     expires_at: datetime = Field(sa_column=Column(Instant, nullable=False))
     ended_at: datetime | None = Field(default=None, sa_column=Column(Instant))
     end_reason: str | None = Field(default=None, sa_column=Column(ordered_text(32)))
-    ip_address: str | None = Field(default=None, sa_column=Column(ordered_text(64)))
-    user_agent: str | None = Field(default=None, sa_column=Column(ordered_text(512)))
+    origin: str | None = Field(default=None, sa_column=Column(Text))
     device: str | None = Field(default=None, sa_column=Column(ordered_text(64)))
 
     user: Optional["User"] = Relationship(back_populates="sessions", sa_relationship_kwargs={"lazy": "raise"})
@@ -92,3 +95,41 @@ class BlacklistedToken(Record, table=True):
     session_id: str = Field(sa_column=Column(ordered_text(ID), primary_key=True))
     user_id: str = Field(sa_column=user_reference(index=True))
     expires_at: datetime = Field(sa_column=Column(Instant, nullable=False, index=True))
+
+
+class OneTimeToken(Record, table=True):
+    """A token that was mailed, as a keyed hash: good once, for one purpose, until `expires_at`."""
+
+    __tablename__ = "one_time_tokens"
+    __table_args__ = (Index(None, "user_id", "purpose"),)
+
+    hash: str = Field(sa_column=Column(ordered_text(43), primary_key=True))
+    purpose: str = Field(sa_column=Column(ordered_text(24), nullable=False))
+    user_id: str = Field(sa_column=user_reference())
+    email: str | None = Field(default=None, sa_column=Column(ordered_text(254)))
+    expires_at: datetime = Field(sa_column=Column(Instant, nullable=False, index=True))
+    used_at: datetime | None = Field(default=None, sa_column=Column(Instant))
+
+
+class LoginFailure(Base, table=True):
+    """Failed logins of one name, from one network or (`network_key` empty) from anywhere, within a window of time.
+
+    Both keys are keyed hashes: names that nobody has are counted like those that somebody has.
+    """
+
+    __tablename__ = "login_failures"
+
+    name_key: str = Field(sa_column=Column(ordered_text(43), primary_key=True))
+    network_key: str = Field(sa_column=Column(ordered_text(43), primary_key=True))
+    failures: int = Field()
+    window_started_at: datetime = Field(sa_column=Column(Instant, nullable=False, index=True))
+    locked_until: datetime | None = Field(default=None, sa_column=Column(Instant))
+
+
+class FieldKey(Base, table=True):
+    """A key under which fields of this database are encrypted, by its id alone."""
+
+    __tablename__ = "field_keys"
+
+    id: str = Field(sa_column=Column(ordered_text(16), primary_key=True))
+    created_at: datetime = Field(sa_column=Column(Instant, nullable=False))

@@ -1,8 +1,10 @@
 """Access tokens as signed JWTs, and a bounded memory of those that were verified."""
 
+import contextlib
 import re
 from base64 import urlsafe_b64decode
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Generic, TypeVar
@@ -11,7 +13,8 @@ import jwt
 import orjson
 from jwt.types import Options
 
-from duly.errors import Unauthenticated
+from duly.errors import Malformed, Unauthenticated
+from duly.kit.strict_json import parse_json
 
 ALGORITHM: Final = "HS256"
 MOST_TOKEN_CHARACTERS: Final = 8 * 1024
@@ -46,12 +49,17 @@ class AccessClaims:
 
 
 class AccessTokens:
-    """Issues and reads the tokens of one issuer for one audience, signed HS256 with one key (RFC 7519, RFC 8725)."""
+    """Issues and reads the tokens of one issuer for one audience, signed HS256 (RFC 7519, RFC 8725).
 
-    def __init__(self, key: bytes, issuer: str, audience: str, lifetime_seconds: int) -> None:
-        if len(key) < 32:
+    What was signed with a `previous` key is still read, so that a new key logs nobody out.
+    """
+
+    def __init__(
+        self, key: bytes, issuer: str, audience: str, lifetime_seconds: int, *, previous: Sequence[bytes] = ()
+    ) -> None:
+        if any(len(each) < 32 for each in (key, *previous)):
             raise ValueError("an HS256 key has 32 bytes or more (RFC 7518 §3.2)")
-        self._key = key
+        self._keys = (key, *previous)
         self._issuer = issuer
         self._audience = audience
         self.lifetime_seconds = lifetime_seconds
@@ -77,7 +85,7 @@ class AccessTokens:
             "exp": end if latest is None else min(end, int(latest.timestamp())),
             "typ": "access",
         }
-        return jwt.encode(claims, self._key, algorithm=ALGORITHM)
+        return jwt.encode(claims, self._keys[0], algorithm=ALGORITHM)
 
     def read(self, token: str) -> AccessClaims:
         """The claims of a token that is genuine, for us, for access, and not expired.
@@ -88,18 +96,25 @@ class AccessTokens:
         if not _has_form(token):
             raise _invalid()
         try:
-            parts = jwt.decode_complete(
-                token,
-                self._key,
-                algorithms=[ALGORITHM],
-                audience=self._audience,
-                issuer=self._issuer,
-                options=_OPTIONS,
-            )
+            parts = self._decode(token)
+            _refuse_names_twice(token)
             claims = self._limit(_claims_of(parts["header"], parts["payload"]))
-        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError):
+        except (jwt.PyJWTError, Malformed, ValueError, TypeError, OverflowError, RecursionError):
             raise _invalid() from None
         return _in_time(claims)
+
+    def _decode(self, token: str) -> dict[str, Any]:
+        for key in self._keys:
+            with contextlib.suppress(jwt.InvalidSignatureError):
+                return jwt.decode_complete(
+                    token,
+                    key,
+                    algorithms=[ALGORITHM],
+                    audience=self._audience,
+                    issuer=self._issuer,
+                    options=_OPTIONS,
+                )
+        raise jwt.InvalidSignatureError
 
     def _limit(self, claims: AccessClaims) -> AccessClaims:
         # A token from before the lifetime was shortened: the list of ended sessions remembers only the present one.
@@ -183,6 +198,12 @@ class VerifiedTokens(Generic[T]):
 
 def _has_form(token: str) -> bool:
     return len(token) <= MOST_TOKEN_CHARACTERS and _FORM.fullmatch(token) is not None
+
+
+def _refuse_names_twice(token: str) -> None:
+    # Readers differ in which of the two they take (RFC 7519 §4).
+    for part in token.split(".")[:2]:
+        parse_json(urlsafe_b64decode(part + "=" * (-len(part) % 4)))
 
 
 def _claims_of(header: dict[str, Any], claims: dict[str, Any]) -> AccessClaims:

@@ -17,16 +17,16 @@ _FROM_URL = bytes.maketrans(b"-_", b"+/")
 
 
 class Cursors:
-    """Signs and checks cursors with one key; the values are not hidden, only protected from change.
+    """Signs cursors with the first key and opens those of every key; the values are not hidden, only protected.
 
     `scope` names everything the page depends on (caller, filter, order): a cursor opens under the very scope it was
     sealed with and under no other.
     """
 
-    __slots__ = ("_key",)
+    __slots__ = ("_keys",)
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self, *keys: bytes) -> None:
+        self._keys = keys
 
     def seal(self, scope: str, values: Sequence[str | int | None]) -> str:
         """Base64url text. Raises ValueError for integers beyond 64 bits, or when it would pass 2,048 characters."""
@@ -34,7 +34,7 @@ class Cursors:
             payload = orjson.dumps(values)
         except TypeError:
             raise ValueError("a cursor holds strings, 64-bit integers and nulls") from None
-        cursor = self._spell(scope, payload).decode()
+        cursor = _spell(self._keys[0], scope, payload).decode()
         if len(cursor) > MOST_CURSOR_CHARACTERS:
             raise ValueError("the values are too long for a cursor")
         return cursor
@@ -49,15 +49,16 @@ class Cursors:
         except ValueError:
             raise _bad() from None
         # Comparing the spelling, not the bytes: base64 has several texts for one content, and only ours counts.
-        if not hmac.compare_digest(self._spell(scope, payload), text):
+        if not any(hmac.compare_digest(_spell(key, scope, payload), text) for key in self._keys):
             raise _bad()
         values: list[str | int | None] = orjson.loads(payload)
         return values
 
-    def _spell(self, scope: str, payload: bytes) -> bytes:
-        label = scope.encode(errors="surrogatepass")
-        mac = hmac.digest(self._key, len(label).to_bytes(4, "big") + label + payload, sha256)[:_MAC_BYTES]
-        return binascii.b2a_base64(mac + payload, newline=False).translate(_TO_URL).rstrip(b"=")
+
+def _spell(key: bytes, scope: str, payload: bytes) -> bytes:
+    label = scope.encode(errors="surrogatepass")
+    mac = hmac.digest(key, len(label).to_bytes(4, "big") + label + payload, sha256)[:_MAC_BYTES]
+    return binascii.b2a_base64(mac + payload, newline=False).translate(_TO_URL).rstrip(b"=")
 
 
 def _bad() -> Malformed:

@@ -90,7 +90,7 @@ class PasswordHasher:
         Raises ValueError for a lone surrogate, and `Unavailable` with code BUSY when too many wait.
         """
         secret = _encode(password)
-        return await self._run(lambda: self._make(secret))
+        return await self.run(lambda: self._make(secret))
 
     async def verify(self, password: str, stored: str | None) -> Verdict:
         """Check a password; None, for an unknown account, costs the time of a known one and is never ok.
@@ -101,13 +101,14 @@ class PasswordHasher:
             secret = _encode(password)
         except ValueError:
             secret, stored = b"", None
-        return await self._run(lambda: self._check(secret, stored))
+        return await self.run(lambda: self._check(secret, stored))
 
     def close(self) -> None:
         """Take no more work; what has been accepted is finished."""
         self._pool.shutdown(wait=False)
 
-    async def _run(self, work: Callable[[], T]) -> T:
+    async def run(self, work: Callable[[], T]) -> T:
+        """Other slow work on a password, in the same threads. Raises `Unavailable` with code BUSY."""
         # The slot is freed by the thread's future, not by the waiting request: a client that hangs up leaves its work
         # running, and it must count until it ends.
         if not self._slots.acquire(blocking=False):

@@ -6,7 +6,7 @@ import os
 import secrets
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -21,6 +21,11 @@ _KEY_WAIT_SECONDS = 2.0
 def derive_key(secret: str, purpose: str) -> bytes:
     """32 bytes for one purpose (HKDF-SHA256, RFC 5869), so that no two uses share a key."""
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=f"duly/{purpose}".encode()).derive(secret.encode())
+
+
+def derive_keys(secrets_: Sequence[str], purpose: str) -> tuple[bytes, ...]:
+    """One key for each secret, in their order: the first makes, all of them are recognised."""
+    return tuple(derive_key(secret, purpose) for secret in secrets_)
 
 
 def keyed_hash(key: bytes, text: str) -> str:
@@ -56,6 +61,35 @@ def load_or_make_key(path: Path, *, link: Callable[[Path, Path], None] = os.link
     if not path.exists():
         _publish(path, secrets.token_urlsafe(48), link)
     return _read_key(path)
+
+
+def replace_key(path: Path) -> None:
+    """Put a new key into the file; the one that was there becomes the first of the previous ones, in a file beside it.
+
+    Raises OSError. What is written first is the old key: a crash in between loses none.
+    """
+    old = load_or_make_key(path)
+    previous = _previous_path(path)
+    kept = [old, *(key for key in read_previous_keys(path) if key != old)]
+    _rewrite(previous, "\n".join(kept))
+    _rewrite(path, secrets.token_urlsafe(48))
+
+
+def read_previous_keys(path: Path) -> list[str]:
+    """The keys that `replace_key` put aside, newest first."""
+    previous = _previous_path(path)
+    return previous.read_text(encoding="ascii").split() if previous.exists() else []
+
+
+def _previous_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.previous")
+
+
+def _rewrite(path: Path, text: str) -> None:
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    _write_key(handle, text)
+    Path(name).replace(path)
+    _sync_folder(path.parent)
 
 
 def _publish(path: Path, key: str, link: Callable[[Path, Path], None]) -> None:

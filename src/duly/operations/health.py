@@ -13,6 +13,7 @@ from duly.db.unit import Database
 from duly.errors import DulyError
 
 CHECK_SECONDS = 2.0
+MAIL_SECONDS = 10.0
 Status = Literal["healthy", "degraded", "unhealthy"]
 
 
@@ -32,8 +33,11 @@ class HealthChecks:
 
     database: Database
     redis_url: str | None
+    ask_mail: Callable[[], Awaitable[tuple[str, str | None]]] | None = None
     started: float = field(default_factory=time.monotonic)
     draining: bool = False
+    _mail: Check = field(default_factory=lambda: Check(ok=True, configured=False, detail="not configured"))
+    _mail_asked: float = float("-inf")
 
     def uptime_seconds(self) -> float:
         """Since the process began to serve."""
@@ -44,12 +48,27 @@ class HealthChecks:
         return await _timed(self.database.ping)
 
     async def summary(self) -> tuple[Status, dict[str, Check]]:
-        """Without the database nothing works; without Redis everything does, a little worse."""
-        database, redis = await asyncio.gather(self.check_database(), check_redis(self.redis_url))
-        status: Status = "healthy" if redis.ok else "degraded"
+        """Without the database nothing works; without Redis or the mail server everything does, a little worse."""
+        database, redis, email = await asyncio.gather(
+            self.check_database(), check_redis(self.redis_url), self.check_email()
+        )
+        status: Status = "healthy" if redis.ok and email.ok else "degraded"
         if not database.ok:
             status = "unhealthy"
-        return status, {"database": database, "redis": redis}
+        return status, {"database": database, "redis": redis, "email": email}
+
+    async def check_email(self) -> Check:
+        """Whether the mail server greets; the answer is kept for ten seconds, for it is not our server."""
+        if self.ask_mail is None:
+            return Check(ok=True, configured=False, detail="not configured")
+        if time.monotonic() - self._mail_asked > MAIL_SECONDS:
+            begun = time.perf_counter()
+            name, fault = await self.ask_mail()
+            self._mail = Check(
+                fault is None, name == "smtp", "not configured" if name != "smtp" else "ok", _since(begun)
+            )
+            self._mail_asked = time.monotonic()
+        return self._mail
 
 
 async def check_redis(url: str | None) -> Check:

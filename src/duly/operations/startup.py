@@ -8,17 +8,27 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+from redis.asyncio.connection import parse_url
+
 from duly.db import migrate
 from duly.db.database import address_from, open_database
 from duly.db.unit import Database
 from duly.db.url import DatabaseAddress
 from duly.errors import DulyError
+from duly.identity import user_queries
 from duly.identity.issuers import IssuerConfig, issuers_from
-from duly.kit.secrets import derive_key, encode_bytes, load_or_make_key
+from duly.kit.ciphers import FieldCipher
+from duly.kit.clock import now
+from duly.kit.secrets import derive_key, derive_keys, encode_bytes, load_or_make_key, read_previous_keys
+from duly.limits.limiter import read_policy
+from duly.mail.mailers import ConsoleMailer, Mailer, MissingMailer, SmtpMailer, SmtpServer
 from duly.settings import Settings, SettingsFault
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 0.25
+KEY_FILE = "secret_key"
+FIELD_PURPOSE = "field-encryption"
 
 
 def find_secret(settings: Settings) -> str:
@@ -26,8 +36,72 @@ def find_secret(settings: Settings) -> str:
     if settings.secret_key is not None:
         return settings.secret_key.get_secret_value()
     if settings.better_auth_secret is not None:
-        return encode_bytes(derive_key(settings.better_auth_secret.get_secret_value(), "secret-key"))
-    return load_or_make_key(settings.data_dir / "secret_key")
+        return _secret_from(settings.better_auth_secret)
+    return load_or_make_key(settings.data_dir / KEY_FILE)
+
+
+def _secret_from(secret: SecretStr) -> str:
+    return encode_bytes(derive_key(secret.get_secret_value(), "secret-key"))
+
+
+def find_secrets(settings: Settings) -> list[str]:
+    """The secret that signs now, and before it those whose signatures are still good."""
+    previous = [secret.get_secret_value() for secret in settings.secret_key_previous]
+    if settings.secret_key is None and settings.better_auth_secret is None:
+        previous += read_previous_keys(settings.data_dir / KEY_FILE)
+    return [find_secret(settings), *previous]
+
+
+def field_keys(settings: Settings) -> list[bytes]:
+    """What fields are encrypted with: the keys that are named, or the ones that follow from the secrets."""
+    named = [derive_key(key.get_secret_value(), FIELD_PURPOSE) for key in settings.field_encryption_key]
+    secrets = find_secrets(settings)
+    if settings.secret_key is not None and settings.better_auth_secret is not None:
+        secrets.append(_secret_from(settings.better_auth_secret))  # what the keys followed from before it was set
+    return named + list(derive_keys(secrets, FIELD_PURPOSE))
+
+
+async def check_field_keys(settings: Settings, database: Database, cipher: FieldCipher) -> None:
+    """See to it that every key is here under which this database's fields are encrypted.
+
+    Raises `SettingsFault` when FIELD_ENCRYPTION_KEY is set and one is missing. Keys that follow from a SECRET_KEY that
+    was replaced are only warned of: addresses and agents from before are then unreadable, and say so.
+    """
+    used = {row[0] for row in await database.fetch(user_queries.FIELD_KEYS)}
+    missing = sorted(used - set(cipher.key_ids))
+    if missing:
+        fault = (
+            f"fields of this database are encrypted under the key {', '.join(missing)}, which is not here; add it "
+            "behind the new one (or the old SECRET_KEY to SECRET_KEY_PREVIOUS)"
+        )
+        if settings.field_encryption_key:
+            raise SettingsFault([f"FIELD_ENCRYPTION_KEY: {fault}"])
+        log.warning("Some %s", fault)
+    if cipher.current_id not in used:
+        async with database.unit() as unit:
+            await unit.fetch(user_queries.ADD_FIELD_KEY, id=cipher.current_id, created_at=now())
+
+
+def public_url(settings: Settings) -> str:
+    """`PUBLIC_URL`, or in development the address that is listened on."""
+    return settings.public_url or f"http://{settings.host}:{settings.port}"
+
+
+def make_mailer(settings: Settings) -> Mailer:
+    """SMTP where it is set; else the console in development, and elsewhere a mailer that says what is missing."""
+    if settings.smtp_host is None:
+        return MissingMailer() if settings.is_strict else ConsoleMailer()
+    password = settings.smtp_password
+    return SmtpMailer(
+        SmtpServer(
+            host=settings.smtp_host,
+            port=settings.smtp_port,
+            username=settings.smtp_username,
+            password=password.get_secret_value() if password else None,
+            sender=settings.smtp_from or "",
+            security=settings.smtp_security,
+        )
+    )
 
 
 def trusted_issuers(settings: Settings) -> list[IssuerConfig]:
@@ -52,7 +126,11 @@ def check_settings(settings: Settings) -> DatabaseAddress:
             faults.append("LOCAL_ACCOUNTS: is off and no issuer is trusted; set BETTER_AUTH_URL or TRUSTED_ISSUERS")
     except ValueError as error:
         faults.append(_named("TRUSTED_ISSUERS", str(error)))
-    faults += _wrong_addresses(settings)
+    faults += _wrong_addresses(settings) + _wrong_rates(settings)
+    try:
+        make_mailer(settings)
+    except ValueError as error:
+        faults.append(f"SMTP_FROM: {error}; give a sender such as Duly <tasks@example.com>")
     needs_folder = address is None or address.dialect == "sqlite" or not (settings.secret_key or settings.is_strict)
     if needs_folder:
         folder = address.path.parent if address is not None and address.path is not None else settings.data_dir
@@ -79,8 +157,27 @@ def _wrong_addresses(settings: Settings) -> list[str]:
             faults.append("PUBLIC_URL: give http:// or https:// and a host, such as https://tasks.example.com")
     if settings.redis_url is not None:
         scheme = settings.redis_url.get_secret_value().partition("://")[0]
-        if scheme not in {"redis", "rediss", "unix"}:
+        if scheme not in {"redis", "rediss", "unix"} or not _is_readable(settings.redis_url.get_secret_value()):
             faults.append("REDIS_URL: give redis://host:6379/0 or rediss://…")
+    return faults
+
+
+def _is_readable(redis_url: str) -> bool:
+    try:
+        parse_url(redis_url)
+    except ValueError:
+        return False
+    return True
+
+
+def _wrong_rates(settings: Settings) -> list[str]:
+    faults = []
+    for name in Settings.model_fields:
+        if name.startswith("rate_limit_") and name != "rate_limit_enabled":
+            try:
+                read_policy(name, getattr(settings, name))
+            except ValueError as error:
+                faults.append(f"{name.upper()}: {error}")
     return faults
 
 

@@ -5,9 +5,9 @@ from typing import Any, Optional
 
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, case, literal_column
 from sqlalchemy.orm import backref, relationship
-from sqlmodel import Field, Relationship, SQLModel
+from sqlmodel import Field, Relationship
 
-from duly.db.tables import Record
+from duly.db.tables import Base, Record
 from duly.db.types import Instant, document, ordered_text, snapshot
 from duly.identity.tables import ID, User, user_reference
 
@@ -55,7 +55,7 @@ class Task(Record, table=True):
     )
 
 
-class TaskCounter(SQLModel, table=True):
+class TaskCounter(Base, table=True):
     """Of one user: the position of the last change, and how many tasks are open and done outside the trash."""
 
     __tablename__ = "task_counters"
@@ -66,7 +66,7 @@ class TaskCounter(SQLModel, table=True):
     completed: int = Field(sa_column=Column(Integer, nullable=False))
 
 
-class Change(SQLModel, table=True):
+class Change(Base, table=True):
     """One change of one task. Positions of a user have no gap, and none is seen before its transaction commits."""
 
     __tablename__ = "changes"

@@ -5,9 +5,13 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from duly.audit.events import Actor, Event
 from duly.db.unit import Database, Unit
+from duly.errors import Forbidden
+from duly.identity.accounts import Account
 from duly.identity.principals import Principal
-from duly.web.guard import authorization_header
+from duly.identity.users import find_admin
+from duly.web.devices import origin_of
 from duly.web.idempotency import HEADER
 from duly.web.raw_headers import find_header
 from duly.web.services import Services
@@ -30,7 +34,7 @@ async def get_current_user(request: Request) -> Principal:
     principal: Principal | None = getattr(request.state, "principal", None)
     if principal is None:
         services: Services = request.app.state.services
-        principal = await services.guard.authenticate(authorization_header(request.scope))
+        principal = await services.guard.authenticate(request.scope)
         request.state.principal = principal
     return principal
 
@@ -54,8 +58,25 @@ async def open_single_unit(request: Request) -> AsyncIterator[Unit]:
         yield unit
 
 
+async def get_admin(request: Request) -> Account:
+    """The caller's account, read this moment. Raises `Forbidden` unless it is an administrator's, and audits that."""
+    services: Services = request.app.state.services
+    caller = await get_current_user(request)
+    try:
+        return await find_admin(services.database, caller)
+    except Forbidden:
+        async with services.database.unit() as unit:
+            await services.identity.audit.record(
+                unit, Event.ACCESS_DENIED, origin=origin_of(request), actor=Actor(caller.user_id), outcome="failure",
+                method=request.method, path=request.url.path[:200],
+            )  # fmt: skip
+        raise
+
+
 Tools = Annotated[Services, Depends(get_services)]
 Reading = Annotated[Database, Depends(get_database)]
 Caller = Annotated[Principal, Depends(get_current_user)]
+Admin = Annotated[Account, Depends(get_admin)]
+ADMINS_ONLY = Depends(get_admin)
 Transaction = Annotated[Unit, Depends(open_unit, scope="function")]
 SingleWrite = Annotated[Unit, Depends(open_single_unit, scope="function")]

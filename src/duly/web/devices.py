@@ -1,8 +1,8 @@
-"""What a request shows of the device that it comes from."""
+"""What a request shows of where it comes from."""
 
 from starlette.requests import Request
 
-from duly.identity.sessions import Device
+from duly.audit.events import Origin
 
 USER_AGENT_LENGTH = 512
 _SYSTEMS = (
@@ -17,13 +17,13 @@ _PROGRAMS = (
 )  # fmt: skip
 
 
-def device_of(request: Request) -> Device:
-    """Address as the trusted proxies leave it, agent as sent, and both in words that a person recognises."""
+def origin_of(request: Request) -> Origin:
+    """Address as the trusted proxies leave it, agent as sent, both in words that a person recognises, and the id."""
     address = request.client.host if request.client else None
     agent = request.headers.get("user-agent")
     if agent is not None:
         agent = "".join(c for c in agent if c.isprintable())[:USER_AGENT_LENGTH]
-    return Device(address, agent, _name(agent or ""))
+    return Origin(address, agent, _name(agent or ""), request.scope["state"]["request_id"])
 
 
 def _name(agent: str) -> str | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import gzip
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from html import escape
@@ -18,7 +18,8 @@ from duly.web.headers import DOCS_CSP
 
 _OWN = files("duly.web") / "assets"
 _THEIRS = files("fastapi_standalone_docs") / "static"
-_FILES: dict[str, tuple[Traversable, str]] = {
+Files = Mapping[str, tuple[Traversable, str]]
+_FILES: Files = {
     "swagger-ui-bundle.js": (_THEIRS / "swagger" / "swagger-ui-bundle.js", "text/javascript; charset=utf-8"),
     "swagger-ui.css": (_THEIRS / "swagger" / "swagger-ui.css", "text/css; charset=utf-8"),
     "redoc.standalone.js": (_THEIRS / "redoc" / "redoc.standalone.js", "text/javascript; charset=utf-8"),
@@ -88,45 +89,67 @@ class Asset:
 
 
 class Assets:
-    """The files behind the pages, each read at its first use."""
+    """The files behind some pages, served below the path `place`; each is read at its first use."""
 
-    def __init__(self) -> None:
+    def __init__(self, place: str, known: Files) -> None:
+        self._place = place
+        self._known = known
         self._loaded: dict[str, Asset] = {}
 
     async def find(self, name: str) -> Asset:
         """Raises HTTPException 404 for a name that is none of ours."""
         asset = self._loaded.get(name)
         if asset is None:
-            if name not in _FILES:
+            if name not in self._known:
                 raise HTTPException(404)
-            asset = self._loaded[name] = await asyncio.to_thread(_load, name)
+            asset = self._loaded[name] = await asyncio.to_thread(_load, *self._known[name])
         return asset
 
     async def addresses(self, prefix: str) -> dict[str, str]:
         """From file name to address; the version in it changes with the content, so that browsers may keep the file."""
-        return {name: f"{prefix}/docs/assets/{name}?v={(await self.find(name)).version}" for name in _FILES}
+        return {name: f"{prefix}{self._place}/{name}?v={(await self.find(name)).version}" for name in self._known}
+
+    def route(self) -> Route:
+        """The route at which the files are had."""
+
+        async def send_asset(request: Request) -> Response:
+            return await self.send(request, request.path_params["name"])
+
+        return Route(f"{self._place}/{{name}}", send_asset, include_in_schema=False)
+
+    async def send(self, request: Request, name: str) -> Response:
+        """One file, compressed for those who take it, and 304 for those who have it."""
+        asset = await self.find(name)
+        zips = "gzip" in request.headers.get("accept-encoding", "")
+        etag = f'"{asset.version}{"-gzip" if zips else ""}"'
+        headers = {
+            "cache-control": _FOREVER if request.query_params.get("v") == asset.version else _CHECKED,
+            "etag": etag,
+            "vary": "Accept-Encoding",
+        }
+        if etag in request.headers.get("if-none-match", ""):
+            return Response(status_code=304, headers=headers)
+        if zips:
+            headers["content-encoding"] = "gzip"
+        return Response(asset.zipped if zips else asset.body, headers=headers, media_type=asset.media_type)
 
 
-def _load(name: str) -> Asset:
-    path, media_type = _FILES[name]
+def _load(path: Traversable, media_type: str) -> Asset:
     body = path.read_bytes()
     return Asset(body, gzip.compress(body, 6, mtime=0), media_type, sha256(body).hexdigest()[:16])
 
 
-async def _send_asset(assets: Assets, request: Request, name: str) -> Response:
-    asset = await assets.find(name)
-    zips = "gzip" in request.headers.get("accept-encoding", "")
-    etag = f'"{asset.version}{"-gzip" if zips else ""}"'
-    headers = {
-        "cache-control": _FOREVER if request.query_params.get("v") == asset.version else _CHECKED,
-        "etag": etag,
-        "vary": "Accept-Encoding",
-    }
-    if etag in request.headers.get("if-none-match", ""):
-        return Response(status_code=304, headers=headers)
-    if zips:
-        headers["content-encoding"] = "gzip"
-    return Response(asset.zipped if zips else asset.body, headers=headers, media_type=asset.media_type)
+def prefix_of(request: Request) -> str:
+    """What a proxy has stripped from the path, and addresses in a page must begin with (ASGI `root_path`)."""
+    prefix: str = request.scope.get("root_path", "")
+    return prefix.rstrip("/")
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """The template with each `{name}` replaced by its value, escaped."""
+    for name, value in values.items():
+        template = template.replace(f"{{{name}}}", escape(value))
+    return template
 
 
 def docs_routes(openapi_url: str, title: str) -> list[Route]:
@@ -134,30 +157,24 @@ def docs_routes(openapi_url: str, title: str) -> list[Route]:
 
     The pages bring their own Content-Security-Policy. Addresses in them begin with the ASGI `root_path`.
     """
-    assets = Assets()
+    assets = Assets("/docs/assets", _FILES)
 
     def page(template: str, heading: str, opener: str) -> Callable[[Request], Awaitable[Response]]:
         async def show(request: Request) -> Response:
-            prefix = request.scope.get("root_path", "").rstrip("/")
+            prefix = prefix_of(request)
             values = await assets.addresses(prefix)
             values |= {"title": heading, "openapi": prefix + openapi_url, "redirect": f"{prefix}/docs/oauth2-redirect"}
-            text = template
-            for name, value in values.items():
-                text = text.replace(f"{{{name}}}", escape(value))
             headers = {
                 "content-security-policy": DOCS_CSP.decode("ascii"),
                 "cross-origin-opener-policy": opener,
                 "cache-control": "no-cache",
             }
-            return HTMLResponse(text, headers=headers)
+            return HTMLResponse(fill(template, values), headers=headers)
 
         return show
 
-    async def send_asset(request: Request) -> Response:
-        return await _send_asset(assets, request, request.path_params["name"])
-
     async def send_logo(request: Request) -> Response:
-        return await _send_asset(assets, request, "redoc-logo.svg")
+        return await assets.send(request, "redoc-logo.svg")
 
     # A login window comes back from another origin: stricter opener policies would cut it off from the page.
     swagger = page(_SWAGGER, f"{title} · Swagger UI", "same-origin-allow-popups")
@@ -166,7 +183,7 @@ def docs_routes(openapi_url: str, title: str) -> list[Route]:
     return [
         Route("/docs", swagger, include_in_schema=False),
         Route("/docs/oauth2-redirect", redirect, include_in_schema=False),
-        Route("/docs/assets/{name}", send_asset, include_in_schema=False),
+        assets.route(),
         Route("/redoc", redoc, include_in_schema=False),
         Route("/redoc/logo-mini.svg", send_logo, include_in_schema=False),  # the bundle asks for it by this address
     ]

@@ -3,6 +3,9 @@
 import time
 from typing import Any
 
+from starlette.requests import Request
+
+from duly.audit.log import AuditLog
 from duly.db.unit import Database
 from duly.errors import Unauthenticated
 from duly.identity.issuers import TrustedIssuers
@@ -10,6 +13,7 @@ from duly.identity.outside_users import OutsideUsers
 from duly.identity.principals import Principal
 from duly.identity.revocations import Revocations
 from duly.kit.jwt import AccessTokens, VerifiedTokens, unverified_issuer
+from duly.web.devices import origin_of
 
 MAX_TOKEN_LENGTH = 8192
 # An outside issuer ends a token by withdrawing its key, so what was verified is not remembered for long.
@@ -30,6 +34,7 @@ class Guard:
         access: AccessTokens | None,
         issuer: str,
         outside: TrustedIssuers | None,
+        audit: AuditLog,
         revocations: Revocations,
         outside_seconds: float = OUTSIDE_SECONDS,
     ) -> None:
@@ -37,7 +42,7 @@ class Guard:
         self._access = access
         self._issuer = issuer
         self._outside = outside
-        self._outside_users = OutsideUsers(database)
+        self._outside_users = OutsideUsers(database, audit)
         self._revocations = revocations
         self._outside_seconds = outside_seconds
         self._verified: VerifiedTokens[Principal] = VerifiedTokens()
@@ -55,13 +60,13 @@ class Guard:
             return None
         return None if self._revocations.is_ended(principal.session_id) else principal
 
-    async def authenticate(self, header: bytes | None) -> Principal:
+    async def authenticate(self, scope: Any) -> Principal:
         """Raises `Unauthenticated` for anything but a live token, `Unavailable` when that cannot be known."""
-        token = _bearer(header)
+        token = _bearer(authorization_header(scope))
         principal = self._verified.get(token, time.time())
         if principal is None:
             generation = self._verified.generation
-            principal = await self._verify(token)
+            principal = await self._verify(token, scope)
             self._verified.put(
                 token,
                 principal,
@@ -83,7 +88,7 @@ class Guard:
             return principal.expires_at
         return min(principal.expires_at, time.time() + self._outside_seconds)
 
-    async def _verify(self, token: str) -> Principal:
+    async def _verify(self, token: str, scope: Any) -> Principal:
         ours = self._access is not None and (self._outside is None or unverified_issuer(token) == self._issuer)
         if ours and self._access is not None:
             claims = self._access.read(token)
@@ -91,7 +96,7 @@ class Guard:
         if self._outside is None:
             raise Unauthenticated("This server trusts no issuer of tokens. Tell the operator.")
         outside = await self._outside.verify(token)
-        user_id = await self._outside_users.find_or_add(outside)
+        user_id = await self._outside_users.find_or_add(outside, origin=lambda: origin_of(Request(scope)))
         return Principal(user_id, None, outside.subject, outside.expires_at)
 
 

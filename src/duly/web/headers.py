@@ -10,6 +10,11 @@ DOCS_CSP = (
     b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self'; "
     b"connect-src 'self'; worker-src blob:; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
+# A page with a one-time token in its address: its own script, its own style, and one request to this server.
+ACCOUNT_CSP = (
+    b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'none'; "
+    b"frame-ancestors 'none'; base-uri 'none'"
+)
 
 _HSTS = (b"strict-transport-security", b"max-age=31536000; includeSubDomains")  # RFC 6797 §7.2: never over plain HTTP
 _NO_STORE = (b"cache-control", b"no-store")

@@ -7,12 +7,13 @@ from datetime import datetime, timedelta
 
 import orjson
 from sqlalchemy import Column, Integer, Text, bindparam, select, update
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from duly.db.functions import insert_on_conflict
 from duly.db.statements import Statement
+from duly.db.tables import Base
 from duly.db.types import Instant, ordered_text
 from duly.db.unit import Unit
 from duly.errors import Conflict, FieldFault, Invalid
@@ -29,7 +30,7 @@ HEADER = b"idempotency-key"
 REPLAYED = (b"idempotency-replayed", b"true")
 
 
-class IdempotencyKey(SQLModel, table=True):
+class IdempotencyKey(Base, table=True):
     """One used key of one user, with the answer that it got."""
 
     __tablename__ = "idempotency_keys"

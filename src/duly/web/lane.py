@@ -7,7 +7,7 @@ untouched. So every refusal is made in one place, and the lane only has to be ri
 """
 
 import inspect
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 from urllib.parse import parse_qsl
 
@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from duly.db.conflicts import TransactionAborted
 from duly.db.unit import Unit
 from duly.errors import DulyError
+from duly.identity.principals import Principal
 from duly.kit.strict_json import parse_json
 from duly.web import dependencies
 from duly.web.retry import replay
@@ -56,8 +57,8 @@ class _Call:
     """What is known about one request while its arguments are put together."""
 
     __slots__ = (
-        "authorization", "body", "content_type", "encoded", "keyed", "needs_middleware", "path_value", "request",
-        "scope", "services",
+        "authorization", "body", "content_type", "encoded", "keyed", "needs_middleware", "path_value", "principal",
+        "request", "scope", "services",
     )  # fmt: skip
 
     def __init__(self, scope: Scope, receive: Receive, path_value: str) -> None:
@@ -66,6 +67,7 @@ class _Call:
         self.services: Services = scope["app"].state.services
         self.request = Request(scope, receive)
         self.body: bytes | None = None
+        self.principal: Principal | None = None
         self.authorization: bytes | None = None
         self.content_type: bytes | None = None
         self.keyed = self.encoded = self.needs_middleware = False
@@ -93,7 +95,7 @@ def _caller(call: _Call) -> Any:
     principal = call.services.guard.recall(call.authorization)
     if principal is None:
         raise _NotPlain
-    call.request.state.principal = principal
+    call.request.state.principal = call.principal = principal
     return principal
 
 
@@ -271,6 +273,7 @@ class Lane:
                     return again
                 call.body = call.request._body = message.get("body", b"")  # noqa: SLF001 - where body() keeps it
             arguments = plan.arguments(call)
+            counted = self._count(call)
         except (_NotPlain, ValidationError, DulyError):
             return again
         try:
@@ -280,10 +283,20 @@ class Lane:
         except DulyError as error:
             response = self._render(call.request, error)
         if self._is_outer:
+            response.raw_headers += counted
             response.raw_headers.append(_VARY_LARGE if len(response.body) >= COMPRESSED_FROM else _VARY)
         await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
         await send({"type": "http.response.body", "body": response.body})
         return None
+
+    def _count(self, call: _Call) -> Sequence[tuple[bytes, bytes]]:
+        """Raises `_NotPlain` when the limits have to be asked; who comes in from the inner side was counted there."""
+        if not self._is_outer:
+            return ()
+        headers = call.services.limits.take(call.principal) if call.principal is not None else None
+        if headers is None:
+            raise _NotPlain
+        return headers
 
 
 def _untouched(message: Any, receive: Receive) -> Receive:

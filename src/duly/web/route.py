@@ -13,7 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from duly.errors import FieldFault, Invalid, Malformed, UnsupportedMedia
 from duly.kit.strict_json import parse_json
-from duly.web.dependencies import get_current_user
+from duly.web.dependencies import get_admin, get_current_user
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -25,7 +25,7 @@ class ContractRoute(APIRoute):
         """FastAPI's handler behind the checks that must come before it reads the body."""
         handle = super().get_route_handler()
         dependant = self.dependant
-        is_protected = any(part.call is get_current_user for part in _walk(dependant))
+        is_protected = any(part.call in {get_current_user, get_admin} for part in _walk(dependant))
         allowed = frozenset(_query_names(dependant))
         is_form = self.body_field is not None and isinstance(self.body_field.field_info, Form)
         reads_json = self.body_field is not None and not is_form

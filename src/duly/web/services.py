@@ -2,14 +2,16 @@
 
 from dataclasses import dataclass
 
+from duly.audit.chain import AuditChain
 from duly.db.unit import Database
+from duly.identity.context import Identity
+from duly.identity.post import Postman
 from duly.identity.revocations import Revocations
-from duly.identity.sessions import SessionKeeper
 from duly.kit.paging import Cursors
-from duly.kit.passwords import PasswordHasher
 from duly.operations.health import HealthChecks
 from duly.settings import Settings
 from duly.web.guard import Guard
+from duly.web.limits import RequestLimits
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +21,10 @@ class Services:
     settings: Settings
     database: Database
     guard: Guard
-    hasher: PasswordHasher
-    sessions: SessionKeeper
+    identity: Identity
+    chain: AuditChain
+    postman: Postman
+    limits: RequestLimits
     revocations: Revocations
     cursors: Cursors
     health: HealthChecks

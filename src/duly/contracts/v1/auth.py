@@ -7,6 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
+from duly.audit.events import Event
 from duly.contracts.v1.auth_models import (
     AuthResponse,
     LogoutRequest,
@@ -17,14 +18,15 @@ from duly.contracts.v1.auth_models import (
     UserResponse,
 )  # fmt: skip
 from duly.contracts.v1.credentials import read_credentials
-from duly.contracts.v1.declarations import READS_BODY, SIGNED_IN, problems
+from duly.contracts.v1.declarations import MAILED, READS_BODY, SIGNED_IN, problems
 from duly.contracts.v1.models import PageQuery
-from duly.errors import Forbidden, NotFound
-from duly.identity import accounts, sessions
+from duly.errors import NotFound
+from duly.identity import accounts, logins
 from duly.identity.accounts import Account, AccountDraft
 from duly.identity.sessions import TokenPair
 from duly.web.dependencies import Caller, Reading, Tools, Transaction
-from duly.web.devices import device_of
+from duly.web.devices import origin_of
+from duly.web.limits import limited
 from duly.web.replies import Document, Empty, dump_json
 from duly.web.route import ContractRoute
 
@@ -45,20 +47,19 @@ def _signed_in(account: Account, pair: TokenPair, status: int) -> Response:
     summary="Register",
     status_code=201,
     response_model=AuthResponse,
-    responses=problems(403, 409, 413, 415),
+    responses={**problems(403, 409, 413, 415, 429), 202: MAILED},
 )
+@limited("register")
 async def register(body: RegisterRequest, request: Request, tools: Tools, unit: Transaction) -> Response:
-    """Create an account and its first session."""
-    if tools.settings.registration == "closed":
-        raise Forbidden("Registration is closed here. Ask an administrator for an account.", code="REGISTRATION_CLOSED")
+    """Create an account and its first session.
+
+    With `REGISTRATION=verified` the answer is 202 for every address, and a mail says the rest.
+    """
     draft = AccountDraft(body.email, body.username, body.name)
-    accounts.check_password(body.password, email=draft.email, minimum=tools.settings.password_min_length)
-    await accounts.refuse_taken(unit, draft)
-    # Hashed before the first write: nothing slow happens inside the transaction.
-    hashed = await tools.hasher.hash(body.password)
-    account = await accounts.add_account(unit, draft, hashed_password=hashed)
-    pair = await tools.sessions.open(unit, account.id, device=device_of(request))
-    return _signed_in(account, pair, 201)
+    opened = await logins.register(tools.identity, unit, draft, body.password, origin=origin_of(request))
+    if opened is None:
+        return Document(dump_json({"message": "Look into your mail, and follow the link that is in it."}), 202)
+    return _signed_in(*opened, 201)
 
 
 @router.post(
@@ -66,7 +67,7 @@ async def register(body: RegisterRequest, request: Request, tools: Tools, unit: 
     operation_id="login",
     summary="Log in",
     response_model=AuthResponse,
-    responses=problems(401, 413, 415),
+    responses=problems(401, 403, 413, 415, 423, 429),
     openapi_extra={
         "requestBody": {
             "required": True,
@@ -77,15 +78,15 @@ async def register(body: RegisterRequest, request: Request, tools: Tools, unit: 
         }
     },
 )
+@limited("login")
 async def login(request: Request, tools: Tools, unit: Transaction) -> Response:
     """Open a session with an e-mail address or a username and the password.
 
     JSON, or the form of the OAuth2 password grant (RFC 6749 §4.3.2), which is what Swagger's Authorize sends.
     """
     body = await read_credentials(request)
-    account = await sessions.check_credentials(unit, tools.hasher, body.name, body.password)
-    pair = await tools.sessions.open(unit, account.id, device=device_of(request))
-    return _signed_in(account, pair, 200)
+    opened = await logins.log_in(tools.identity, unit, body.name, body.password, origin=origin_of(request))
+    return _signed_in(*opened, 200)
 
 
 @router.post(
@@ -93,28 +94,35 @@ async def login(request: Request, tools: Tools, unit: Transaction) -> Response:
     operation_id="refresh",
     summary="Exchange a refresh token",
     response_model=TokenResponse,
-    responses=problems(401, 413, 415),
+    responses=problems(401, 413, 415, 429),
 )
-async def refresh(body: RefreshRequest, tools: Tools, unit: Transaction) -> Response:
+@limited("refresh")
+async def refresh(body: RefreshRequest, request: Request, tools: Tools, unit: Transaction) -> Response:
     """Get a new pair of tokens; the refresh token that was sent is spent.
 
     Sent again within ten seconds it brings the same new pair, so a lost answer logs nobody out. Later it is taken for
     stolen, and its session ends.
     """
-    return Document(dump_json(_tokens(await tools.sessions.rotate(unit, body.refresh_token))))
+    pair = await tools.identity.sessions.rotate(unit, body.refresh_token, origin=origin_of(request))
+    return Document(dump_json(_tokens(pair)))
 
 
 @router.post(
     "/logout", operation_id="logout", summary="Log out", status_code=204, response_class=Response, responses=READS_BODY
 )
-async def logout(caller: Caller, tools: Tools, unit: Transaction, body: LogoutRequest | None = None) -> Response:
+async def logout(
+    caller: Caller, request: Request, tools: Tools, unit: Transaction, body: LogoutRequest | None = None
+) -> Response:
     """End this session, or all of the caller's; their access tokens fail at once."""
+    origin = origin_of(request)
     if body is not None and body.all_sessions:
-        await tools.sessions.end_all(unit, caller.user_id, reason="logged_out_everywhere")
+        await logins.log_out_everywhere(tools.identity, unit, caller, origin=origin)
     elif caller.session_id is not None:
         # Two logouts at once: the second finds the session ended, which is what it asked for.
         with contextlib.suppress(NotFound):
-            await tools.sessions.end(unit, caller.user_id, caller.session_id, reason="logged_out")
+            await tools.identity.sessions.end(
+                unit, caller.user_id, caller.session_id, reason="logged_out", origin=origin, event=Event.USER_LOGGED_OUT
+            )
     return Empty()
 
 
@@ -133,9 +141,13 @@ async def read_me(caller: Caller, database: Reading) -> Response:
     response_model=SessionListResponse,
     responses=SIGNED_IN,
 )
-async def list_sessions(query: Annotated[PageQuery, Query()], caller: Caller, database: Reading) -> Response:
+async def list_sessions(
+    query: Annotated[PageQuery, Query()], caller: Caller, database: Reading, tools: Tools
+) -> Response:
     """Live sessions, newest first, with the device that each was opened on."""
-    found, total = await sessions.list_sessions(database, caller.user_id, limit=query.limit, offset=query.offset)
+    found, total = await tools.identity.sessions.list_sessions(
+        database, caller.user_id, limit=query.limit, offset=query.offset
+    )
     items = [{**asdict(session), "current": session.id == caller.session_id} for session in found]
     page = {"items": items, "total": total, "limit": query.limit, "offset": query.offset, "next_cursor": None}
     return Document(dump_json(page))
@@ -149,9 +161,11 @@ async def list_sessions(query: Annotated[PageQuery, Query()], caller: Caller, da
     response_class=Response,
     responses=problems(401, 404),
 )
-async def end_session(session_id: str, caller: Caller, tools: Tools, unit: Transaction) -> Response:
+async def end_session(session_id: str, caller: Caller, request: Request, tools: Tools, unit: Transaction) -> Response:
     """Its tokens fail at once; another user's session is not found."""
     if len(session_id) > 64 or not session_id.isascii() or not session_id.isprintable():
         raise NotFound("There is no such session.")
-    await tools.sessions.end(unit, caller.user_id, session_id, reason="revoked")
+    await tools.identity.sessions.end(
+        unit, caller.user_id, session_id, reason="revoked", origin=origin_of(request), event=Event.SESSION_REVOKED
+    )
     return Empty()

@@ -1,11 +1,11 @@
 """Accounts and sessions of v1 on the wire."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, model_validator
 
-from duly.contracts.v1.fields import Email, Flag, LoginName, NewPassword, Password, PersonName, TokenText
+from duly.contracts.v1.fields import Email, Flag, LoginName, NewPassword, Password, PersonName, TokenText, Username
 from duly.contracts.v1.models import Identifier, Input, Output
 
 
@@ -20,10 +20,7 @@ class RegisterRequest(Input):
 
     email: Email
     password: NewPassword
-    username: Annotated[
-        str | None,
-        Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,31}$", description="3 to 32 letters, digits, . _ -"),
-    ]
+    username: Username | None = None
     name: PersonName | None = None
 
 

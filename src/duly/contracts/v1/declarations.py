@@ -12,6 +12,8 @@ _DESCRIPTIONS = {
     409: "The database already holds something that excludes this.",
     412: "The version that the client holds is stale.",
     413: "The body is too large.",
+    423: "Too many wrong passwords; locked for a while.",
+    429: "Too many requests; wait.",
     415: "The body is not of a type that is read here.",
     422: "A field is not valid.",
     500: "A fault of the server.",
@@ -19,7 +21,7 @@ _DESCRIPTIONS = {
     504: "It took too long and was given up; nothing was changed.",
     507: "The disk is full; nothing was changed.",
 }
-_ALWAYS = (400, 422, 500, 503, 504, 507)
+_ALWAYS = (400, 422, 429, 500, 503, 504, 507)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -39,5 +41,9 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+MAILED: dict[str, Any] = {
+    "description": "Taken note of, whatever the address; a mail says the rest.",
+    "content": {"application/json": {"schema": {"$ref": "#/components/schemas/MessageResponse"}}},
+}
 SIGNED_IN = problems(401)
 READS_BODY = problems(401, 413, 415)

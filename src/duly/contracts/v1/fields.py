@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
-from duly.identity.accounts import PASSWORD_MAX_LENGTH, read_email
+from duly.identity.accounts import read_email
+from duly.identity.strength import PASSWORD_MAX_LENGTH
 from duly.kit.texts import Line, Text, clean_line
 from duly.tasks.tables import DESCRIPTION_LENGTH, TITLE_LENGTH
 
@@ -130,6 +131,10 @@ Email = Annotated[
 Flag = Annotated[bool, BeforeValidator(_flag), WithJsonSchema({"type": "boolean"})]
 Tag = _line(1, 50)
 LoginName = _line(0, 254)
+Search = _line(1, 100)
+Username = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{2,31}$", description="3 to 32 letters, digits, . _ -")
+]
 Tags = Annotated[list[Tag], Field(max_length=20), AfterValidator(_distinct)]  # type: ignore[valid-type]
 JSON_INTEGER = BeforeValidator(_json_integer)
 Password = _secret(1, 1024, format="password")

@@ -42,6 +42,12 @@ class PageQuery(Input):
     offset: Annotated[int, Field(ge=0, le=1_000_000), QueryNumber] = 0
 
 
+class MessageResponse(Output):
+    """What happened, in words for a person."""
+
+    message: str
+
+
 class FieldProblem(Output):
     """One wrong field."""
 

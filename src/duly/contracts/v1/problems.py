@@ -35,6 +35,7 @@ _TITLES = {
     Kind.LOCKED: "Locked",
     Kind.TOO_MANY: "Too many requests",
     Kind.INTERNAL: "Internal error",
+    Kind.BAD_GATEWAY: "Not passed on",
     Kind.UNAVAILABLE: "Temporarily unavailable",
     Kind.TIMED_OUT: "Timed out",
     Kind.STORAGE_FULL: "Storage full",
@@ -54,19 +55,19 @@ def render_problem(error: DulyError, request_id: str, path: str) -> Rendered:
         "request_id": request_id,
     }
     if isinstance(error, errors.Invalid):
-        content["errors"] = _listed(error.faults)
+        content["errors"] = listed_faults(error.faults)
     body = orjson.dumps(content)
     headers = [
         (b"content-type", MEDIA_TYPE),
         (b"content-length", str(len(body)).encode()),
         (b"cache-control", b"no-store"),
-        *_extra_headers(error),
+        *extra_headers(error),
     ]
     return status, headers, body
 
 
-def _listed(faults: Sequence[FieldFault]) -> list[dict[str, str]]:
-    """As many as fit: the answer must not grow with the number and the length of the names that a client makes up."""
+def listed_faults(faults: Sequence[FieldFault]) -> list[dict[str, str]]:
+    """As many as fit: the answer must not grow with the names that a client makes up."""
     listed, room = [], MAX_FAULTS_BYTES
     for fault in faults[:MAX_FAULTS]:
         entry = {"field": _printable(fault.field), "message": fault.message, "type": fault.type}
@@ -77,8 +78,9 @@ def _listed(faults: Sequence[FieldFault]) -> list[dict[str, str]]:
     return listed
 
 
-def _extra_headers(error: DulyError) -> list[tuple[bytes, bytes]]:
-    found = []
+def extra_headers(error: DulyError) -> list[tuple[bytes, bytes]]:
+    """What goes with an error whatever its body looks like: when to try again, how to sign in, what is allowed."""
+    found = list(error.headers) if isinstance(error, errors.TooMany) else []
     if error.retry_after is not None:
         found.append((b"retry-after", str(error.retry_after).encode()))
     if isinstance(error, errors.Unauthenticated):

@@ -1,0 +1,1 @@
+"""Messages that a transaction promised, delivered after its commit and at least once."""
