@@ -76,16 +76,30 @@ async def test_an_answer_comes_while_the_mail_server_keeps_the_mail_waiting(
     ann = await api.register()
     await reached(mail_server)
     # The relay stands in the middle of a mail, and everything else goes on: not one answer needs the server.
-    for path in ("forgot-password", "resend-verification", "forgot-password"):
-        assert (await ask(api, path, email=ann.email)).status_code == 202
-    assert (await api.log_in(ann.email)).user_id == ann.user_id
     body = {"current_password": PASSWORD, "new_password": NEW_PASSWORD}
     assert (await ann.post("/auth/change-password", json=body)).status_code == 204
+    for path in ("forgot-password", "resend-verification", "forgot-password"):
+        assert (await ask(api, path, email=ann.email)).status_code == 202
+    assert (await api.log_in(ann.email, NEW_PASSWORD)).user_id == ann.user_id
     assert mail_server.messages == []
     assert await stored.rows("SELECT DISTINCT state FROM outbox") == [("waiting",)]
     mail_server.mode = "ok"
     for subject in (VERIFY, RESET, "Your password was changed"):
         await mail_server.wait_for(ann.email, subject, seconds=30)
+
+
+async def test_a_reset_that_was_asked_for_before_the_password_changed_brings_no_token_after_it(
+    api: Api, mail_server: MailServer, stored: Stored
+) -> None:
+    ann = await api.register()
+    mail_server.mode = "451"
+    assert (await ask(api, "forgot-password", email=ann.email)).status_code == 202
+    body = {"current_password": PASSWORD, "new_password": NEW_PASSWORD}
+    assert (await ann.post("/auth/change-password", json=body)).status_code == 204
+    assert await stored.rows("SELECT state, payload FROM outbox WHERE kind = 'reset_password'") == [("dropped", None)]
+    mail_server.mode = "ok"
+    await mail_server.wait_for(ann.email, "Your password was changed", seconds=30)
+    assert await stored.value("SELECT count(*) FROM one_time_tokens WHERE purpose = 'reset_password'") == 0
 
 
 @pytest.mark.covers("D041")

@@ -9,6 +9,7 @@ from duly.kit.clock import rfc3339
 
 START = "0" * 64
 UNREADABLE = "(encrypted under a key that is not here)"
+ALTERED = "(altered)"
 
 
 @dataclass(frozen=True, slots=True)

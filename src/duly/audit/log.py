@@ -10,11 +10,11 @@ from typing import Any
 
 from duly.audit import queries
 from duly.audit.events import Actor, DetailValue, Entry, Event, Origin
-from duly.audit.links import UNREADABLE, content_of, origin_place
+from duly.audit.links import ALTERED, UNREADABLE, content_of, origin_place
 from duly.audit.queries import EntryShape
 from duly.db.statements import Row
 from duly.db.unit import Reader, Unit
-from duly.kit.ciphers import FieldCipher, WrongKey
+from duly.kit.ciphers import AlteredValue, FieldCipher, WrongKey
 from duly.kit.clock import now
 from duly.kit.ids import new_id
 from duly.kit.logs import request_id_var
@@ -150,7 +150,9 @@ class AuditLog:
             return None, None
         try:
             address, agent = json.loads(self._cipher.open(sealed, place=origin_place(entry_id)))
-        except (WrongKey, AttributeError, TypeError):  # the latter: SQLite takes bytes into a column of text
+        except (AlteredValue, AttributeError, TypeError):  # the latter two: SQLite takes bytes into a column of text
+            return ALTERED, ALTERED
+        except WrongKey:
             return UNREADABLE, UNREADABLE
         return address, agent
 

@@ -1,6 +1,7 @@
 """Fields that are stored encrypted, under keys that can be replaced one by one."""
 
 import os
+import re
 from collections.abc import Sequence
 from hashlib import sha256
 
@@ -11,10 +12,15 @@ from duly.kit.secrets import decode_bytes, encode_bytes
 
 _MARK = "enc1"
 _NONCE_BYTES = 12
+_ID_FORM = re.compile("[0-9a-f]{8}").fullmatch
 
 
 class WrongKey(Exception):
-    """A value was encrypted under a key that is not here, or it was altered, or it belongs to another place."""
+    """A value cannot be decrypted; as it is, it was encrypted under a key that is not here."""
+
+
+class AlteredValue(WrongKey):
+    """A value was altered, or it belongs to another place."""
 
 
 class FieldCipher:
@@ -40,17 +46,19 @@ class FieldCipher:
         return f"{_MARK}.{self.current_id}.{encode_bytes(raw)}"
 
     def open(self, sealed: str, *, place: str) -> str:
-        """Decrypt. Raises `WrongKey`."""
+        """Decrypt. Raises `WrongKey`, and of its kind `AlteredValue`."""
         mark, _, rest = sealed.partition(".")
         used, _, body = rest.partition(".")
         key = self._keys.get(used)
-        if mark != _MARK or key is None:
-            raise WrongKey(f"encrypted under the key {used or 'of another format'}, which is not among the keys given")
+        if mark != _MARK or not _ID_FORM(used):
+            raise AlteredValue("altered, for it has not the form of an encrypted value")
+        if key is None:
+            raise WrongKey(f"encrypted under the key {used}, which is not among the keys given")
         try:
             raw = decode_bytes(body)
             return key.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], place.encode()).decode()
         except (InvalidTag, ValueError):
-            raise WrongKey("altered, or moved from another row") from None
+            raise AlteredValue("altered, or moved from another row") from None
 
     def is_current(self, sealed: str) -> bool:
         """Whether the value is under the key that encrypts now."""
