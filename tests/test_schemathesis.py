@@ -266,7 +266,11 @@ def test_signed_in_people_find_the_document_true(app: FastAPI, client: Client, t
     assert not found, "\n\n".join(found)
     warned = warnings_of(context)
     # What is for administrators alone is shut for users, and the tool warns of exactly that.
-    assert warned.pop("missing_auth", {}) == ({} if is_admin else {403: FOR_ADMINISTRATORS})
+    refused = warned.pop("missing_auth", {})
+    # A call that ends the caller's session is followed by one 401, after which they sign in again; schemathesis speaks
+    # of it where nothing but refusals came, which is so where only administrators may go.
+    assert set(refused.pop(401, ())) <= (set() if is_admin else set(FOR_ADMINISTRATORS))
+    assert refused == ({} if is_admin else {403: FOR_ADMINISTRATORS})
     # A user sees and changes nobody else, and the runs delete nobody whom they need.
     methods = ("DELETE",) if is_admin else ("GET", "PUT", "PATCH", "DELETE")
     unreached = {f"{method} /api/v1/users/{{user_id}}" for method in methods}

@@ -99,6 +99,12 @@ async def test_a_worker_delivers_what_a_killed_server_left_and_links_what_it_wro
     mail_server.mode = "451"
     server = start_server(**settings)
     await register(server, "ann@example.com")
+
+    async def tried() -> bool:
+        return bool(await stored.value("SELECT count(*) FROM outbox WHERE last_error IS NOT NULL"))
+
+    # A server that dies in the middle of a mail holds its lease for 90 seconds more, so it dies after it.
+    await wait_until(tried, "the mail was not tried")
     server.kill()
     assert await stored.value("SELECT count(*) FROM outbox WHERE state = 'waiting'") == 1
     words = ("create-admin", "--email", "ada@example.com", "--password-stdin")

@@ -8,6 +8,8 @@ from limits import RateLimitItem
 
 # What one client can make this process remember has to end somewhere.
 MOST_WINDOWS = 50_000
+# What fractions of seconds lose on the way must not become a whole second.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,7 @@ class Window:
             wait = self.current_left
             if self.current:
                 wait += max(0.0, self.seconds - (self.limit - amount + 1) * self.seconds / self.current)
-        return max(1, math.ceil(wait))
+        return max(1, math.ceil(wait - _ROUNDING))
 
 
 class OwnWindows:
