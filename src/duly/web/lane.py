@@ -273,7 +273,7 @@ class Lane:
                     return again
                 call.body = call.request._body = message.get("body", b"")  # noqa: SLF001 - where body() keeps it
             arguments = plan.arguments(call)
-            counted = self._count(call)
+            counted = await self._count(call)
         except (_NotPlain, ValidationError, DulyError):
             return again
         try:
@@ -289,11 +289,16 @@ class Lane:
         await send({"type": "http.response.body", "body": response.body})
         return None
 
-    def _count(self, call: _Call) -> Sequence[tuple[bytes, bytes]]:
-        """Raises `_NotPlain` when the limits have to be asked; who comes in from the inner side was counted there."""
+    async def _count(self, call: _Call) -> Sequence[tuple[bytes, bytes]]:
+        """Raises `_NotPlain` for who is to be turned away; whoever comes in from the inner side was counted."""
         if not self._is_outer:
             return ()
-        headers = call.services.limits.take(call.principal) if call.principal is not None else None
+        if call.principal is None:
+            raise _NotPlain
+        limits = call.services.limits
+        headers = limits.take(call.principal)
+        if headers is None:
+            headers = await limits.top_up(call.principal)
         if headers is None:
             raise _NotPlain
         return headers

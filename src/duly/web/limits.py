@@ -74,6 +74,10 @@ class RequestLimits:
         """The headers of one more request of a signed-in caller; None when that has to be asked for."""
         return self.allowances.take(principal.user_id) if self.enabled else ()
 
+    async def top_up(self, principal: Principal) -> Sequence[tuple[bytes, bytes]] | None:
+        """The same when that had to be asked for; None for somebody who is to be turned away."""
+        return self.take(principal) if await self.allowances.refill(principal.user_id) is None else None
+
     async def count_user(self, request: Request, principal: Principal) -> Sequence[tuple[bytes, bytes]]:
         """The same, and ask. Raises `TooMany`."""
         headers = self.take(principal)
