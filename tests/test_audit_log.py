@@ -81,7 +81,7 @@ async def test_eight_writers_and_two_linking_processes_make_one_chain_that_verif
     is_over.set()
     await asyncio.gather(*watching)
     assert [verdict for verdict in verdicts if not verdict["valid"]] == []
-    assert len(verdicts) > 4
+    assert len(verdicts) >= 2
     assert await assert_one_chain(stored, other, admin) == begun + 80
 
 

@@ -46,9 +46,10 @@ class OutsideUsers:
 
     async def find_or_add(self, claims: OutsideClaims, *, origin: Callable[[], Origin] = lambda: NOWHERE) -> str:
         """The user's id: the subject itself where no other user has it. Raises `Unauthenticated` when deactivated."""
+        asked = time.monotonic()
         row = await self._database.first(queries.FIND_OUTSIDE_USER, issuer=claims.issuer, subject=claims.subject)
         user_id, is_active = row or await self._add(claims, origin())
-        self._remember(_Known(user_id, bool(is_active), time.monotonic()))
+        self._remember(_Known(user_id, bool(is_active), asked))
         if not is_active:
             raise _inactive()
         return str(user_id)
@@ -62,8 +63,10 @@ class OutsideUsers:
         """Raises `Unauthenticated` when the user was deactivated or deleted."""
         known = self._by_user.get(principal.user_id)
         if known is None or time.monotonic() - known.checked > FRESH_SECONDS:
+            # What is known is as old as the question, not as the answer.
+            asked = time.monotonic()
             row = await self._database.first(queries.FIND_USER, user_id=principal.user_id)
-            known = _Known(principal.user_id, row is not None and bool(row[5]), time.monotonic())
+            known = _Known(principal.user_id, row is not None and bool(row[5]), asked)
             self._remember(known)
         if not known.is_active:
             raise _inactive()
