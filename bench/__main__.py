@@ -1,4 +1,4 @@
-"""The command line: `python -m bench`, `python -m bench setup`, `python -m bench isolation`."""
+"""The command line: `python -m bench`, and with an action such as `setup` or `isolation` behind it."""
 
 import argparse
 import signal
@@ -7,16 +7,25 @@ from pathlib import Path
 from types import FrameType
 
 from bench import environment
+from bench.accounts import SIZES, grow
 from bench.compare import SERVERS, Plan, compare
 from bench.failure import BenchError
+from bench.floods import withstand
 from bench.isolation import LOGIN_LOOPS, isolate
 from bench.load import Load
 from bench.progress import say
 from bench.report import render
+from bench.scale import project
 from bench.workload import WORKLOADS, Scale
 
 POSTGRES = "postgresql://postgres@127.0.0.1:5432"
-DULY = ("duly-sqlite", "duly-postgres")
+ACTIONS = ("compare", "setup", "isolation", "accounts", "scale", "floods")
+# What is about Duly alone; totals are remembered by each worker for itself, so accounts are asked for of one.
+OURS = {
+    "isolation": ("duly-sqlite", "duly-postgres"),
+    "accounts": ("duly-sqlite", "duly-postgres:1"),
+    "floods": ("duly-sqlite",),
+}
 
 
 def split_names(text: str) -> list[str]:
@@ -35,7 +44,7 @@ def positive(text: str) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """The options, with the defaults of a full run."""
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure Duly beside its peers.")
-    parser.add_argument("action", nargs="?", choices=["compare", "setup", "isolation"], default="compare")
+    parser.add_argument("action", nargs="?", choices=ACTIONS, default="compare")
     parser.add_argument("--rounds", type=positive, default=5)
     parser.add_argument("--seconds", type=positive, default=3, help="length of a window (default 3)")
     parser.add_argument("--only", type=split_names, metavar="A,B", help="servers to run, as NAME or NAME:WORKERS")
@@ -43,6 +52,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--connections", type=positive, default=32)
     parser.add_argument("--users", type=positive, default=100)
     parser.add_argument("--tasks", type=positive, default=1_000, help="tasks per user (default 1000)")
+    parser.add_argument("--sizes", type=positive, nargs="+", default=list(SIZES), help="accounts' tasks, for accounts")
     parser.add_argument("--with-fastify", action="store_true", help="with the Node peer too")
     parser.add_argument("--postgres", default=POSTGRES, metavar="URL", help=f"server to use (default {POSTGRES})")
     parser.add_argument("--duly-env", action="append", default=[], metavar="NAME=VALUE", help="a setting for Duly")
@@ -52,7 +62,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def make_plan(given: argparse.Namespace) -> Plan:
     """The plan that the options describe; BenchError for what no server or workload is called."""
-    names = DULY if given.action == "isolation" else [n for n in SERVERS if n != "fastify" or given.with_fastify]
+    names = OURS.get(given.action) or [n for n in SERVERS if n != "fastify" or given.with_fastify]
     unknown = [name for name in given.workloads if name not in WORKLOADS]
     settings = dict(pair.partition("=")[::2] for pair in given.duly_env)
     if unknown:
@@ -80,10 +90,16 @@ def run(given: argparse.Namespace) -> int:
         return 0
     if sys.platform != "linux":
         raise BenchError("the harness reads /proc/stat, so it runs on Linux only")
-    environment.require_wrk()
     plan = make_plan(given)
+    if given.action == "accounts":
+        return grow(plan, given.sizes)
+    environment.require_wrk()
     if given.action == "isolation":
         return isolate(plan)
+    if given.action == "floods":
+        return withstand(plan)
+    if given.action == "scale":
+        return project(plan)
     results = compare(plan)
     report = render(plan, results)
     print(report, end="")

@@ -45,6 +45,11 @@ class ServerProcess:
                 cwd=cwd, env=clean_environment(env), start_new_session=True,
             )  # fmt: skip
 
+    @property
+    def group(self) -> int:
+        """The process group that the program and all it starts belong to."""
+        return self._process.pid
+
     def wait_ready(self, path: str) -> None:
         """Return when GET `path` answers 2xx; BenchError with the end of the log if it dies or takes over a minute."""
         deadline = time.monotonic() + READY_SECONDS

@@ -88,7 +88,8 @@ def report_lines(requirements: Sequence[Requirement], citations: Mapping[str, Se
     yield "Which test shows which requirement. `make docs` writes this file from `docs/requirements.tsv` and from the"
     yield '`@pytest.mark.covers("…")` of the tests; `make check` fails when it is old.'
     yield ""
-    yield f"{shown} of {len(requirements)} requirements are cited by a test."
+    decided = sum(bool(requirement.decisions) and requirement.id not in citations for requirement in requirements)
+    yield f"{shown} of {len(requirements)} requirements are cited by a test; {decided} more have a decision instead."
     yield ""
     yield from _decisions(requirements)
     yield from _without_test(requirements, citations)
@@ -118,8 +119,13 @@ def _decisions(requirements: Sequence[Requirement]) -> Iterator[str]:
 
 
 def _without_test(requirements: Sequence[Requirement], citations: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    missing = [requirement.id for requirement in requirements if requirement.id not in citations]
-    yield "## Rows without a test"
+    without = [requirement for requirement in requirements if requirement.id not in citations]
+    yield from _listed("Rows that a decision answers, and no test", [row.id for row in without if row.decisions])
+    yield from _listed("Rows with neither", [row.id for row in without if not row.decisions])
+
+
+def _listed(title: str, missing: Sequence[str]) -> Iterator[str]:
+    yield f"## {title}"
     yield ""
     if not missing:
         yield from ("None.", "")
@@ -135,7 +141,7 @@ def _cell(text: str) -> str:
 
 
 def main() -> int:
-    """Exit 1 when a test cites an unknown id, or when `--check` finds the document old."""
+    """Exit 1 when a test cites an unknown id, or when `--check` finds the document old or a row without an answer."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail when the document is old")
     options = parser.parse_args()
@@ -146,13 +152,16 @@ def main() -> int:
         print(f"{cited}: not in {REQUIREMENTS.name}, cited by {', '.join(citations[cited])}", file=sys.stderr)
     if unknown:
         return 1
+    gaps = [row for row in requirements if row.id not in citations and not row.decisions]
+    for row in gaps:
+        print(f"{row.id}: neither a test nor a decision: {row.text}", file=sys.stderr)
     text = "\n".join(report_lines(requirements, citations)).rstrip() + "\n"
     if not options.check:
         REPORT.write_text(text, encoding="utf-8")
     elif not REPORT.exists() or REPORT.read_text(encoding="utf-8") != text:
         print(f"docs/{REPORT.name} is old; run `make docs`", file=sys.stderr)
         return 1
-    return 0
+    return int(bool(gaps) and options.check)
 
 
 if __name__ == "__main__":

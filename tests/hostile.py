@@ -10,6 +10,7 @@ from tests.raw_asgi import Asked, Headers
 
 MARK = "zq7"
 """Part of every text below, so that a test can see whether an answer repeats it."""
+OWNERS = "/api/{user_id}/"
 
 # As they stand in a JSON document.
 JSON_TEXTS = [
@@ -193,10 +194,13 @@ def with_raw(body: dict[str, Any], name: str, value: str) -> bytes:
 
 
 def operations(document: dict[str, Any], ids: dict[str, str]) -> list[Operation]:
-    """All of them, so that a new one is attacked as soon as it is documented."""
+    """All of them, so that a new one is attacked as soon as it is documented.
+
+    `ids` are what path parameters stand for; where a path names its owner, that is `caller_id`.
+    """
     methods = ("get", "post", "put", "patch", "delete")
     return [
-        Operation(document, path, method, ids)
+        Operation(document, path, method, ids | {"user_id": ids["caller_id"]} if path.startswith(OWNERS) else ids)
         for path, item in document["paths"].items()
         for method in item
         if method in methods

@@ -10,13 +10,14 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 @dataclass(frozen=True)
 class Asked:
-    """One request, down to the pieces in which its body arrives."""
+    """One request, down to the pieces in which its body arrives; `unfinished`: more is promised and never comes."""
 
     method: str
     path: str
     query: bytes = b""
     headers: Headers = ()
     pieces: tuple[bytes, ...] = (b"",)
+    unfinished: bool = False
 
 
 @dataclass
@@ -32,7 +33,7 @@ class Answer:
 async def ask(app: Any, asked: Asked) -> Answer:
     """Send one request to an application that has been started."""
     messages = [
-        {"type": "http.request", "body": piece, "more_body": place < len(asked.pieces)}
+        {"type": "http.request", "body": piece, "more_body": asked.unfinished or place < len(asked.pieces)}
         for place, piece in enumerate(asked.pieces, start=1)
     ]
     scope = {
@@ -55,7 +56,8 @@ async def ask(app: Any, asked: Asked) -> Answer:
             answer.status, answer.headers = message["status"], list(message["headers"])
         else:
             answer.body += message.get("body", b"")
-            if not message.get("more_body", False):
+            # A stream of events has no end: whoever asks here leaves with the first one.
+            if not message.get("more_body", False) or answer.body.startswith(b"event: "):
                 answered.set()
 
     await app(scope, receive, send)

@@ -48,7 +48,7 @@ def refusal(token: str, tokens: AccessTokens = TOKENS) -> Unauthenticated:
     return caught.value
 
 
-@pytest.mark.covers("A030", "A082", "B021", "C119", "D016")
+@pytest.mark.covers("A030", "A067", "A080", "A082", "B021", "C004", "C119", "D016")
 def test_what_was_issued_is_read_back() -> None:
     claims = TOKENS.read(issue())
     assert claims == AccessClaims("ann", "s1", "t1", NOW, NOW + timedelta(seconds=900))

@@ -149,7 +149,7 @@ class Tab:
     def call(self, method: str, **params: Any) -> Any:
         number = next(self._numbers)
         self._connection.send(json.dumps({"id": number, "method": method, "params": params}))
-        while (message := json.loads(self._connection.recv(timeout=20))).get("id") != number:
+        while (message := json.loads(self._connection.recv(timeout=60))).get("id") != number:
             self._note(message)
         assert "error" not in message, message
         return message["result"]
@@ -173,7 +173,7 @@ class Tab:
         self.wait("location.protocol === 'http:' && document.readyState === 'complete'")
 
     def wait(self, condition: str) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self.run(f"Boolean({condition})"):
             assert time.monotonic() < deadline, condition
             time.sleep(0.05)
@@ -214,7 +214,7 @@ def tab(tmp_path: Path) -> Iterator[Tab]:
 
 
 def _wait_for(read: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError, IndexError, httpx.TransportError):
             if found := read():

@@ -45,6 +45,7 @@ async def locked(database_url: str) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize("kind", list(Kind))
+@pytest.mark.covers("B049", "D044")
 def test_every_kind_of_error_has_a_name_and_the_one_shape(kind: Kind) -> None:
     names = list(NAMES.values())
     assert NAMES[kind].endswith("Error")

@@ -7,7 +7,8 @@ import pytest
 from tests.fixtures.application import PASSWORD, Api, Person, StartApp
 
 
-@pytest.mark.covers("B069", "B089", "A041", "A084", "D077", "B018", "B028", "C126", "E072", "E063", "E064", "E065")
+@pytest.mark.covers("A041", "A055", "A084", "A088", "A136", "B018", "B028", "B069")
+@pytest.mark.covers("B089", "C126", "D077", "E063", "E064", "E065", "E072")
 async def test_from_registering_to_logging_out(api: Api) -> None:
     """Register, log in, create, list, complete, delete, log out; every status of the task endpoints on the way."""
     client = api.client
@@ -80,7 +81,7 @@ async def test_two_people_are_apart_in_every_method(api: Api, ann: Person, ben: 
     assert after == before
 
 
-@pytest.mark.covers("E055", "C102")
+@pytest.mark.covers("A085", "C102", "D013", "E055")
 async def test_what_was_answered_is_there_after_a_restart(start_app: StartApp) -> None:
     first = await start_app()
     ann = await first.register()
@@ -95,7 +96,7 @@ async def test_what_was_answered_is_there_after_a_restart(start_app: StartApp) -
     assert change["task"]["title"] == "changed there"
 
 
-@pytest.mark.covers("A042", "B062")
+@pytest.mark.covers("A042", "B062", "C006")
 @pytest.mark.parametrize("prefix", ["/api", "/api/v1"])
 async def test_the_unversioned_addresses_are_the_current_version(api: Api, ann: Person, prefix: str) -> None:
     client, headers = api.client, ann.headers

@@ -33,7 +33,7 @@ def code(response: httpx.Response) -> tuple[int, str]:
 # Registering
 
 
-@pytest.mark.covers("A046", "B018", "B024", "D011", "A045")
+@pytest.mark.covers("A045", "A046", "A088", "B018", "B024", "B067", "D011")
 async def test_a_new_account_can_call_at_once(api: Api) -> None:
     answer = await register(api, email="ann@example.com", username="Ann", name="Ann A.")
     body = answer.json()
@@ -249,7 +249,7 @@ async def test_a_password_is_kept_as_argon2id_and_by_setting_as_bcrypt(start_app
 # Logging in
 
 
-@pytest.mark.covers("A034", "B018", "B025", "D011", "D018", "D019")
+@pytest.mark.covers("A034", "A088", "B018", "B025", "B067", "D011", "D018", "D019", "E099")
 async def test_login_takes_address_username_or_either_as_json_or_as_a_form(api: Api) -> None:
     ann = await api.register("ann@example.com", username="ann-b")
     for fields in (
@@ -275,7 +275,7 @@ def without_request_id(response: httpx.Response) -> tuple[int, dict[str, Any], s
     return response.status_code, body, response.headers["www-authenticate"]
 
 
-@pytest.mark.covers("A035")
+@pytest.mark.covers("A035", "B067")
 async def test_unknown_wrong_and_deactivated_look_alike(api: Api, stored: Stored) -> None:
     await api.register("ann@example.com", username="ann-b")
     await api.register("off@example.com", username="off-b")
@@ -350,7 +350,7 @@ async def test_a_login_that_cannot_be_read(house: Api, kind: str, content: bytes
 # Logging out
 
 
-@pytest.mark.covers("A048", "B047")
+@pytest.mark.covers("A048", "A088", "B047")
 async def test_logout_ends_one_session_only(api: Api, ann: Person) -> None:
     other = await api.log_in(ann.email)
     assert (await ann.post("/auth/logout")).status_code == 204

@@ -13,7 +13,7 @@ import jwt
 import pytest
 import pytest_asyncio
 from fastapi import FastAPI
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from duly.app import create_app
 from duly.kit.clock import now
@@ -30,7 +30,7 @@ POLICY_FILE = Path(__file__).with_name("authorisation.toml")
 POLICY = tomllib.loads(POLICY_FILE.read_text())
 LINES: dict[str, dict[str, Any]] = POLICY["operations"]
 CLASSES: dict[str, dict[str, Any]] = POLICY["classes"]
-KEYS = {"who", "body", "headers", "ids", "spends", "answer", "outside", "alias"}
+KEYS = {"who", "body", "file", "headers", "ids", "spends", "answer", "outside", "alias", "by"}
 METHODS = ("get", "post", "put", "patch", "delete")
 _numbers = itertools.count(1)
 shared = pytest.mark.asyncio(loop_scope="module")
@@ -58,7 +58,7 @@ def operations(app: FastAPI) -> Iterator[Operation]:
 
 @dataclass
 class Owner:
-    """An ordinary user with a task, a task in the trash, and what their ids are."""
+    """An ordinary user with a task that has a file, a task in the trash, and what their ids are."""
 
     person: Person
     values: dict[str, str]
@@ -85,10 +85,13 @@ async def new_owner(api: Api) -> Owner:
     person = await api.register()
     task, trashed = await person.add_task("Kept"), await person.add_task("Thrown away")
     assert (await person.delete(f"/tasks/{trashed['id']}")).status_code == 204
+    file = await person.post(f"/tasks/{task['id']}/attachments", files={"file": ("kept.txt", b"Kept")})
+    assert file.status_code == 201, file.text
     session_id = jwt.decode(person.access_token, options={"verify_signature": False})["sid"]
     values = {
         "email": person.email, "password": PASSWORD, "refresh_token": person.refresh_token, "user_id": person.user_id,
         "task_id": task["id"], "trashed_task_id": trashed["id"], "session_id": session_id,
+        "attachment_id": file.json()["id"],
     }  # fmt: skip
     return Owner(person, values)
 
@@ -175,6 +178,8 @@ class Asking:
         values["new"] = f"new-{next(_numbers)}"
         ids = {**values, **fill(self.line.get("ids", {}), values)}
         options: dict[str, Any] = {"json": fill(self.line["body"], values)} if "body" in self.line else {}
+        if "file" in self.line:
+            options = {"files": {"file": ("file", fill(self.line["file"], values).encode())}}
         sent = {**fill(self.line.get("headers", {}), values), **headers}
         path = fill(self.path, ids)
         assert "{" not in path, f"{self.path}: give its ids in {POLICY_FILE.name}"
@@ -243,7 +248,8 @@ async def ask_those_who_may(asking: Asking) -> list[str]:
             owner = await new_owner(cast.api)
             admin = await cast.another_admin() if "admin" in f"{kind}{asking.line.get('body')}" else admin
         sent = {"owner": owner.person.headers, "admin": admin.headers, "nobody": {}, **cast.dead}.get(name)
-        answer = await asking.ask(outside_user() if sent is None else sent, owner, admin)
+        method = asking.line.get("by", "")
+        answer = await asking.ask(outside_user() if sent is None else sent, owner, admin, method=method)
         faults += asking.wrong(kind, answer, name)
     return faults
 
@@ -266,6 +272,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
     return create_app(Settings(_env_file=None, data_dir=tmp_path_factory.mktemp("document"), log_level="error"))
 
 
+@pytest.mark.covers("D075")
 def test_every_operation_has_a_line_and_every_line_an_operation(document: FastAPI) -> None:
     found = {operation.id: operation for operation in operations(document)}
     faults = [
@@ -281,15 +288,15 @@ def test_every_operation_has_a_line_and_every_line_an_operation(document: FastAP
             faults.append(f"{id_}: {line} has a word that {POLICY_FILE.name} does not explain")
         elif "{" in found[id_].path and "stranger" not in CLASSES[line["who"]]:
             faults.append(f"{id_}: its address has an id; choose a class that says what a stranger gets")
-        elif found[id_].needs_body and "body" not in line:
+        elif found[id_].needs_body and not {"body", "file"} & line.keys():
             faults.append(f"{id_}: give a valid body, so that a wrong permission cannot hide behind a 422")
     assert not faults, "\n".join(faults)
 
 
 def test_no_address_is_outside_the_document_but_the_pages_that_all_may_read(document: FastAPI) -> None:
     known = {operation.path for operation in operations(document)}
-    known |= {path.replace("/api/v1/", "/api/", 1) for path in known}
-    found, pages = set(addresses(document.router.routes)), set(POLICY["pages"]["public"])
+    known |= {alias_of(path) for path in known}
+    found, pages = set(addresses(document.router.routes)), {*POLICY["pages"]["public"], *POLICY["sockets"]["signed_in"]}
     strange, gone = sorted(found - known - pages), sorted(pages - found)
     assert not strange, f"put {strange} into the document, or, if anybody may read it, into {POLICY_FILE.name}"
     assert not gone, f"take {gone}, which are gone, out of {POLICY_FILE.name}"
@@ -298,7 +305,7 @@ def test_no_address_is_outside_the_document_but_the_pages_that_all_may_read(docu
 def addresses(routes: Any, prefix: str = "") -> Iterator[str]:
     """Every path that the application answers, those of routers that were put into it too."""
     for route in routes:
-        if isinstance(route, Route):
+        if isinstance(route, (Route, WebSocketRoute)):
             yield prefix + route.path
         else:
             yield from addresses(route.original_router.routes, prefix + route.include_context.prefix)
@@ -306,7 +313,7 @@ def addresses(routes: Any, prefix: str = "") -> Iterator[str]:
 
 @shared
 @pytest.mark.parametrize("name", LINES)
-@pytest.mark.covers("A033", "A035", "A037", "A053", "B041", "B042", "D021")
+@pytest.mark.covers("A033", "A035", "A037", "A053", "A088", "A089", "B041", "B042", "D021", "D075", "D084")
 async def test_everybody_gets_what_the_policy_says(cast: Cast, name: str) -> None:
     by_id = {operation.id: operation for operation in operations(cast.api.app)}
     if name not in by_id:
@@ -320,8 +327,15 @@ async def test_everybody_gets_what_the_policy_says(cast: Cast, name: str) -> Non
     assert not faults, "\n".join(faults)
 
 
+def alias_of(path: str) -> str:
+    """The other address of what the document shows at this one; itself where there is none."""
+    if path.startswith("/api/{user_id}/"):
+        return path.replace("/api/", "/api/v1/", 1)
+    return path.replace("/api/v1/", "/api/", 1)
+
+
 def paths_of(operation: Operation, line: dict[str, Any]) -> list[str]:
-    alias = operation.path.replace("/api/v1/", "/api/", 1)
+    alias = alias_of(operation.path)
     has_alias = alias != operation.path and line.get("alias", True)
     return [operation.path, alias] if has_alias else [operation.path]
 

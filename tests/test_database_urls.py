@@ -75,6 +75,9 @@ READ: list[tuple[str, DatabaseAddress]] = [
      postgres("app-db.flycast 5432", **UP, database="d", ssl="disable")),
     ("postgresql+asyncpg://user:password@my_db/todo_db",
      postgres("my_db 5432", user="user", password="password", database="todo_db")),
+    ("postgresql://u@h/d?sslmode=verify-full&sslrootcert=/c/ca.crt&sslcert=/c/c.crt&sslkey=/c/c.key",
+     postgres("h 5432", user="u", database="d", ssl="verify-full", sslrootcert="/c/ca.crt", sslcert="/c/c.crt",
+              sslkey="/c/c.key")),
     ("postgresql://doadmin:p@db-1.b.db.ondigitalocean.com:25060/defaultdb?sslmode=verify-ca&sslrootcert=/c/ca.crt",
      postgres("db-1.b.db.ondigitalocean.com 25060", user="doadmin", password="p", database="defaultdb",
               ssl="verify-ca", sslrootcert="/c/ca.crt")),
@@ -122,7 +125,7 @@ READ: list[tuple[str, DatabaseAddress]] = [
 
 
 @pytest.mark.parametrize(("url", "address"), READ, ids=[url[:70] for url, _ in READ])
-@pytest.mark.covers("B002", "C019", "E048", "E050", "E102")
+@pytest.mark.covers("A013", "B002", "B010", "C019", "D015", "E048", "E050", "E102")
 def test_every_form_of_a_postgresql_address(url: str, address: DatabaseAddress) -> None:
     assert parse_database_url(url, HERE) == address
 
@@ -149,6 +152,7 @@ def test_every_form_of_a_postgresql_address(url: str, address: DatabaseAddress) 
         ("file://localhost/srv/abs.db", "/srv/abs.db"),
     ],
 )
+@pytest.mark.covers("A146")
 def test_every_form_of_a_sqlite_address(url: str | None, path: str) -> None:
     address = parse_database_url(url, HERE)
     assert address == DatabaseAddress("sqlite", path=Path(path))
@@ -182,6 +186,9 @@ REFUSED = [
     ("postgresql://u:p@h/d?service=canary", "service: is not understood"),
     ("postgresql://u:p@h/d?sslmode=canary", "sslmode: is none of disable, prefer, require"),
     ("postgresql://u:p@h/d?sslmode=disable&ssl=true", "sslmode: is disable, and another"),
+    ("postgresql://u@h/d?sslmode=verify-full&sslcert=/c/c.crt", "sslkey: is missing beside sslcert"),
+    ("postgresql://u@h/d?sslmode=verify-full&sslkey=/c/c.key", "sslcert: is missing beside sslkey"),
+    ("postgresql://u@h/d?sslcert=/c/c.crt&sslkey=/c/c.key", "sslcert: is of no use without TLS; add sslmode=verify"),
     ("postgresql://u:p@h/d?sslmode=require&sslmode=disable", "sslmode: is given twice"),
     ("postgresql://u:p@h/d?sslaccept=canary", "sslaccept:"),
     ("postgresql://u:p@h/d?target_session_attrs=canary", "target_session_attrs: is none of any"),
@@ -241,6 +248,15 @@ def test_a_missing_root_certificate_is_named(tmp_path: Path) -> None:
         address = parse_database_url(f"postgresql://h/d?sslmode=verify-full&sslrootcert={path}", HERE)
         with pytest.raises(ValueError, match=f"sslrootcert: cannot use {path}"):
             address.asyncpg_arguments()
+
+
+def test_a_certificate_that_cannot_be_shown_is_named(tmp_path: Path, authority: "Authority") -> None:
+    words = f"sslmode=verify-full&sslcert={authority.roots}&sslkey={tmp_path}/none.key"
+    with pytest.raises(ValueError, match=f"sslkey: cannot read {tmp_path}/none.key"):
+        parse_database_url(f"postgresql://h/d?{words}", HERE).asyncpg_arguments()
+    with pytest.raises(ValueError, match="are no certificate and its key"):
+        parse_database_url(f"postgresql://h/d?{words.replace(f'{tmp_path}/none.key', str(authority.roots))}",
+                           HERE).asyncpg_arguments()  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -415,6 +431,7 @@ async def test_a_server_that_cannot_prove_itself_is_refused(
             await ask(url.replace("ROOTS", str(authority.roots)))
 
 
+@pytest.mark.covers("B010")
 async def test_required_tls_is_never_given_up(database: str) -> None:
     if await ask(f"postgresql://{CREDENTIALS}@{PLACE}/{database}", "show ssl") == "on":
         pytest.skip("the server speaks TLS itself")

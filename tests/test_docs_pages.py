@@ -120,6 +120,7 @@ def test_addresses_follow_the_prefix_that_a_proxy_strips() -> None:
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize(("path", "shown"), [("/docs", "opblock-summary-path"), ("/redoc", "operation/list_tasks")])
+@pytest.mark.covers("E099")
 def test_a_browser_shows_the_page_without_a_complaint(server: Running, path: str, shown: str, tmp_path: Path) -> None:
     quiet = ["background-networking", "component-update", "sync", "gpu"]
     command = [

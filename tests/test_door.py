@@ -72,9 +72,9 @@ class Rooms:
         return StreamingResponse(pieces(), headers={"content-length": "100"})
 
     async def slow(self, request: Request) -> Response:
-        request.state.no_timeout = "patient" in request.query_params
+        is_patient = request.state.no_timeout = "patient" in request.query_params
         try:
-            await asyncio.sleep(0.8)
+            await asyncio.sleep(1.5 if is_patient else 30)
         except asyncio.CancelledError:
             self.rolled_back.set()
             if "stubborn" not in request.query_params:
@@ -84,7 +84,7 @@ class Rooms:
     async def stream(self, request: Request) -> Response:
         async def pieces() -> Any:
             for _ in range(4):
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(0.3)
                 yield b"x"
 
         return StreamingResponse(pieces())
@@ -178,7 +178,7 @@ def test_a_valid_id_is_passed_on_and_nothing_else_is(serve: Serve) -> None:
 
 @pytest.mark.covers("B058")
 def test_every_kind_of_response_has_the_eight_headers(serve: Serve) -> None:
-    server = serve(allowed_hosts=["127.0.0.1"], request_timeout_seconds=0.2)
+    server = serve(allowed_hosts=["127.0.0.1"], request_timeout_seconds=1)
     answers = {
         200: server.get("/hello"),
         404: server.get("/fail/absent"),
@@ -316,7 +316,7 @@ def test_fastapi_cannot_turn_too_large_into_a_parsing_error(serve: Serve) -> Non
     assert httpx.post(server.url + "/items", json={"a": "b"}).json() == {"a": "b"}
 
 
-@pytest.mark.covers("C118")
+@pytest.mark.covers("A086", "C118")
 def test_an_unexpected_error_is_logged_whole_and_answered_blind(serve: Serve) -> None:
     server = serve()
     answer = server.get("/fail/value?token=abc")
@@ -356,11 +356,11 @@ def test_an_answer_that_breaks_off_closes_the_connection_and_is_logged(serve: Se
 
 
 def test_a_request_past_its_time_is_cancelled_and_answered(serve: Serve, rooms: Rooms) -> None:
-    server = serve(request_timeout_seconds=0.3)
+    server = serve(request_timeout_seconds=0.8)
     started = time.monotonic()
     answer = server.get("/slow")
     assert (answer.status_code, answer.json()["code"]) == (504, "TIMEOUT")
-    assert 0.25 < time.monotonic() - started < 0.7
+    assert 0.75 < time.monotonic() - started < 10  # of the thirty seconds that it would have taken
     assert rooms.rolled_back.is_set()
     assert server.lines("504 Gateway Timeout: /slow")
     with ThreadPoolExecutor(5) as pool:
@@ -370,7 +370,7 @@ def test_a_request_past_its_time_is_cancelled_and_answered(serve: Serve, rooms: 
 
 
 def test_the_time_limit_spares_the_patient_the_begun_and_the_stubborn(serve: Serve) -> None:
-    server = serve(request_timeout_seconds=0.3)
+    server = serve(request_timeout_seconds=0.8)
     with ThreadPoolExecutor(4) as pool:
         patient, begun, stubborn, late = pool.map(server.get, ["/slow?patient", "/stream", "/slow?stubborn", "/slow"])
     assert patient.text == "late"
@@ -402,7 +402,7 @@ def test_a_client_that_leaves_is_no_error(serve: Serve) -> None:
     assert not server.lines("Traceback", 0)
 
 
-@pytest.mark.covers("A101", "B056", "C110", "D052", "D056", "D061")
+@pytest.mark.covers("A087", "A101", "B056", "C110", "C111", "D052", "D056", "D061", "D115", "E020", "E110")
 def test_one_request_leaves_matching_lines(serve: Serve) -> None:
     server = serve()
     answer = server.get("/nonexistent?password=hunter2")
@@ -426,7 +426,7 @@ def test_a_path_cannot_forge_a_line(serve: Serve) -> None:
     assert not any(entry.startswith("2025-10-09") for entry in server.stream.getvalue().splitlines())
 
 
-@pytest.mark.covers("A100", "D053")
+@pytest.mark.covers("A100", "D053", "D113")
 def test_json_lines_of_a_request_share_the_full_id(serve: Serve) -> None:
     server = serve(form="json", addresses=ClientAddresses(["127.0.0.0/8"]))
     answer = server.get("/fail/value", headers={"x-forwarded-for": "192.0.2.7"})

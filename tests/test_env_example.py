@@ -14,7 +14,7 @@ from scripts.settings_table import described, replace_table, setting_names
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / ".env.example"
 ASSIGNMENT = re.compile(r"(?P<example># )?(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>.*)")
-SECRETS = ("SECRET_KEY", "BETTER_AUTH_SECRET", "FIELD_ENCRYPTION_KEY", "ADMIN_REGISTRATION_TOKEN")
+SECRETS = ("SECRET_KEY", "BETTER_AUTH_SECRET", "FIELD_ENCRYPTION_KEY", "ADMIN_REGISTRATION_TOKEN", "METRICS_TOKEN")
 
 
 def assignments() -> list[re.Match[str]]:

@@ -261,7 +261,7 @@ async def verdicts(forge: Forge, *headers: str) -> list[tuple[int, str, str]]:
 
 
 @pytest.mark.asyncio(loop_scope="module")
-@pytest.mark.covers("A033", "A037", "B040", "B041", "D021")
+@pytest.mark.covers("A033", "A037", "B040", "B041", "D021", "E023")
 async def test_the_same_tools_make_a_token_that_is_good(forge: Forge) -> None:
     """Otherwise every refusal below could be due to the tools."""
     for token in (forge.ann.access_token, forge.says(), forge.says({"alg": "HS256"}, jti="another")):

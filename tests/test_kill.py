@@ -18,7 +18,7 @@ import pytest
 from tests.fixtures.application import PASSWORD
 from tests.fixtures.server import Server, StartServer, free_port
 
-KILLS = int(os.environ.get("KILLS", "20"))
+KILLS = int(os.environ.get("KILLS", "8"))
 WRITERS = 8
 PATIENCE = 30  # seconds, for what takes a fraction of one
 

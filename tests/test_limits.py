@@ -103,6 +103,19 @@ def test_a_body_over_the_limit_is_413_announced_or_not(
     assert {task["title"] for task in listed["items"]} == {"announced", "chunked"}
 
 
+def test_a_body_that_no_reader_wanted_is_refused_without_a_fault_in_the_log(
+    start_server: StartServer, wires: contextlib.ExitStack
+) -> None:
+    server = start_server(max_body_bytes=LIMIT)
+    me = sign_up(server)
+    asked = head(me, f"Content-Length: {10**12}").replace(b"POST /api/v1/tasks ", b"GET /api/v1/tasks/export ")
+    status, _, body = connect(server, wires).send(asked).answer()
+    assert (status, json.loads(body)["code"]) == (413, "BODY_TOO_LARGE")
+    assert httpx.get(f"{server.base_url}/api/v1/tasks/export", headers=me, trust_env=False).status_code == 200
+    assert "Traceback" not in server.log()
+    assert "RuntimeError" not in server.log()
+
+
 def test_clients_that_stall_hold_up_nobody_and_are_let_go(
     start_server: StartServer, wires: contextlib.ExitStack
 ) -> None:
@@ -145,9 +158,9 @@ async def test_a_write_that_waits_too_long_is_undone_whoever_gives_up(
     start_app: StartApp, database_url: str, dialect: str
 ) -> None:
     # In one application the request's own time is up, in the other the database's, which is under five seconds.
-    hurried, patient = await start_app(request_timeout_seconds=0.5), await start_app()
-    ann = await hurried.register()
-    same = Person(patient.client, ann.user_id, ann.email, ann.access_token, ann.refresh_token)
+    hurried, patient = await start_app(request_timeout_seconds=2), await start_app()
+    same = await patient.register()
+    ann = Person(hurried.client, same.user_id, same.email, same.access_token, same.refresh_token)
     async with second_connection(database_url) as outside:
         await lock_tasks(outside, dialect)
         given_up = asyncio.gather(post_with(ann, "hurried"), ann.post("/tasks", json={"title": "hurried, no key"}))

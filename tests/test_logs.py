@@ -64,7 +64,7 @@ def in_request() -> Iterator[None]:
     request_id_var.reset(token)
 
 
-@pytest.mark.covers("D054", "D061")
+@pytest.mark.covers("D054", "D061", "D113")
 @pytest.mark.usefixtures("in_request")
 def test_console_line_has_time_level_short_id_and_message(configure: Configure) -> None:
     stream, _ = configure()
@@ -98,7 +98,7 @@ def test_colour_only_on_a_terminal(configure: Configure, monkeypatch: pytest.Mon
     assert "\x1b" not in obedient.getvalue()
 
 
-@pytest.mark.covers("A100")
+@pytest.mark.covers("A100", "A115", "D113")
 @pytest.mark.usefixtures("in_request")
 def test_json_line_has_the_agreed_keys(configure: Configure) -> None:
     stream, _ = configure(form="json")
@@ -230,7 +230,7 @@ def test_secret_fields_are_masked_by_name_and_by_look() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.covers("C116")
+@pytest.mark.covers("A115", "B008", "C116", "C117")
 def test_level_decides_what_is_written(configure: Configure) -> None:
     seen = {}
     for level in ("debug", "info", "warning"):

@@ -68,7 +68,7 @@ async def test_the_state_of_the_mail_server_shows_in_no_answer(api: Api, mail_se
     assert len({str(answer) for answer in seen.values()}) == 1
 
 
-@pytest.mark.covers("D036")
+@pytest.mark.covers("D036", "D124")
 async def test_an_answer_comes_while_the_mail_server_keeps_the_mail_waiting(
     api: Api, mail_server: MailServer, stored: Stored
 ) -> None:
@@ -102,7 +102,7 @@ async def test_a_reset_that_was_asked_for_before_the_password_changed_brings_no_
     assert await stored.value("SELECT count(*) FROM one_time_tokens WHERE purpose = 'reset_password'") == 0
 
 
-@pytest.mark.covers("D041")
+@pytest.mark.covers("D041", "D124")
 @pytest.mark.parametrize("mode", ["451", "gone"])
 async def test_every_mail_arrives_once_the_server_takes_mail_again(
     api: Api, mail_server: MailServer, stored: Stored, mode: Mode
@@ -411,3 +411,16 @@ async def test_registrations_at_once_make_one_account_and_every_mail_is_right(
     await mail_server.wait_for("ann@example.com", "You already have an account", count=2)
     await settle(stored)
     assert len(mail_server.to("ann@example.com")) == 3
+
+
+async def test_a_mail_that_the_server_takes_slowly_holds_up_no_other(api: Api, mail_server: MailServer) -> None:
+    mail_server.held.add("ann@example.com")
+    await api.register("ann@example.com")
+    await reached(mail_server)
+    for number in range(3):
+        ben = await api.register(f"ben{number}@example.com")
+        await mail_server.wait_for(ben.email, VERIFY, seconds=10)
+    assert mail_server.to("ann@example.com") == []
+    mail_server.held.clear()
+    await mail_server.wait_for("ann@example.com", VERIFY)
+    assert len(mail_server.messages) == 4

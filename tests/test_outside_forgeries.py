@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from duly.errors import Unauthenticated
-from duly.identity.issuers import TrustedIssuers, issuers_from
+from duly.identity.issuer_settings import issuers_from
+from duly.identity.issuers import TrustedIssuers
 from tests.better_auth.issuing import Claims, JwksServer, SigningKey, claims_for, encode, jwks_server, seal
 
 SECRET = b"the-secret-that-both-sides-of-these-tests-share"

@@ -12,10 +12,13 @@ import jwt
 import pytest
 
 from duly.errors import Unauthenticated, Unavailable
-from duly.identity.issuers import IssuerConfig, TrustedIssuers, issuers_from
+from duly.identity.issuer_settings import IssuerConfig, issuers_from
+from duly.identity.issuers import TrustedIssuers
 from duly.identity.jwks import Pauses
+from duly.settings import Settings
 from tests.better_auth.issuing import JwksServer, SigningKey, claims_for, jwks_server, seal
 from tests.better_auth.running import BetterAuth, better_auth_server
+from tests.fixtures.application import StartApp
 
 SECRET = "the-secret-that-both-sides-of-these-tests-share"
 FIRST, SECOND, THIRD = (SigningKey(name) for name in ("first", "second", "third"))
@@ -405,7 +408,7 @@ async def test_a_redirect_is_followed_within_the_origin_only(issuer: JwksServer)
         ("EdDSA", 0, {"d": "c2VjcmV0"}, "private key"),
         ("RS256", 2048, {"p": "AQAB"}, "private key"),
         ("EdDSA", 0, {"kty": "oct", "k": "c2VjcmV0", "alg": "HS256"}, "symmetric key"),
-        ("RS256", 1024, {}, "fewer than 2048 bits"),
+        ("RS256", 1024, {}, "RSA key of 1024 bits, and MIN_RSA_BITS asks for 2048"),
         ("EdDSA", 0, {"kid": None}, "has no kid"),
         ("EdDSA", 0, {"use": "enc"}, "not meant for signatures"),
         ("EdDSA", 0, {"key_ops": ["sign"]}, "not meant for signatures"),
@@ -426,6 +429,25 @@ async def test_a_key_that_cannot_be_trusted_is_skipped(
     await refused(trusted, bad.sign(claims_for(issuer.origin), kid=changes.get("kid", "bad")))
     assert reason in caplog.text
     await trusted.close()
+
+
+async def test_short_rsa_keys_are_refused_where_the_operator_says_so(
+    issuer: JwksServer, start_app: StartApp, caplog: pytest.LogCaptureFixture
+) -> None:
+    short, long = SigningKey("short", "RS256", 2048), SigningKey("long", "PS256", 3072)
+    issuer.publish(FIRST, short, long)
+    answers = []
+    for settings in ({}, {"min_rsa_bits": 3072}):
+        api = await start_app(better_auth_url=issuer.origin, **settings)
+        for key in (FIRST, short, long):
+            token = key.sign(claims_for(issuer.origin))
+            answer = await api.client.get("/api/v1/auth/me", headers={"Authorization": f"Bearer {token}"})
+            answers.append(answer.status_code)
+    assert answers == [200, 200, 200, 200, 401, 200]
+    assert "RSA key of 2048 bits, and MIN_RSA_BITS asks for 3072" in caplog.text
+    for bits in (1024, 2047, 8193):
+        with pytest.raises(ValueError, match="min_rsa_bits"):
+            Settings(_env_file=None, min_rsa_bits=bits)
 
 
 async def test_a_warning_tells_of_an_issuer_without_audiences(

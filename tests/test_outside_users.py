@@ -15,7 +15,8 @@ from pydantic import SecretStr
 from duly.audit.log import AuditLog
 from duly.db.database import open_database
 from duly.errors import Unauthenticated
-from duly.identity.issuers import TrustedIssuers, issuers_from
+from duly.identity.issuer_settings import issuers_from
+from duly.identity.issuers import TrustedIssuers
 from duly.identity.jwks import Pauses
 from duly.identity.outside_users import OutsideUsers
 from duly.identity.revocations import Revocations
@@ -364,7 +365,7 @@ async def test_neither_secret_signs_for_the_other(start_app: StartApp) -> None:
 # The real Better Auth
 
 
-@pytest.mark.covers("E098", "E114", "C040", "C119")
+@pytest.mark.covers("A055", "C040", "C119", "E098", "E114")
 async def test_a_person_of_a_real_better_auth_server_keeps_tasks_here(
     start_app: StartApp, better_auth: BetterAuth, stored: Stored, dialect: str
 ) -> None:

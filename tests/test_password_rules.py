@@ -74,7 +74,7 @@ async def choose(request: pytest.FixtureRequest, api: Api, mail_server: MailServ
     )
 
 
-@pytest.mark.covers("A093")
+@pytest.mark.covers("A093", "D045")
 async def test_a_weak_password_is_refused_alike_wherever_it_is_chosen(
     choose: tuple[str, Choose], stored: Stored
 ) -> None:

@@ -17,6 +17,9 @@ import asyncpg
 import pytest
 
 from duly.db import migrate
+from duly.db.shapes import CarryFault
+from duly.operations.copying import copy_database
+from tests.filling import Silent
 from tests.fixtures.application import Person, StartApp
 from tests.fixtures.database import POSTGRES_URL, skip_or_fail
 from tests.fixtures.server import environment, free_port
@@ -141,3 +144,15 @@ async def test_the_schema_is_upgraded_through_the_pooler_by_one_process_after_an
     assert results == [(migrate.head(), migrate.head())] * 4
     assert await migrate.differences(address) == []
     assert await migrate.downgrade(address, "base") == (migrate.head(), None)
+
+
+async def test_a_database_is_copied_through_the_pooler_which_is_recognised_as_the_same_server(
+    database_url: str, targets: dict[str, str], pooler_port: int
+) -> None:
+    await run_sql(database_url, "INSERT INTO users (id, version, created_at, updated_at) VALUES ('u', 1, now(), now())")
+    source, target = (address_of(through(url, pooler_port)) for url in (database_url, targets["postgresql"]))
+    made = await copy_database(source, target, Silent())
+    assert made.is_equal
+    assert [proof.table for proof in made.proofs if proof.rows_there] == ["users", "task_counters"]
+    with pytest.raises(CarryFault, match="give another one"):
+        await copy_database(source, address_of(database_url), Silent())

@@ -175,9 +175,10 @@ async def test_a_pool_without_a_free_connection_is_answered_503_in_time(start_ap
     await ann.add_task("Milk")
 
 
-@pytest.mark.covers("A018", "A097", "C027")
+@pytest.mark.covers("A017", "A018", "A097", "C027", "C029", "E010")
 async def test_requests_beyond_the_pool_wait_for_their_turn(start_app: StartApp) -> None:
-    api = await start_app(database_pool_size=1, database_max_overflow=1)
+    # Live updates listen on a connection of their own.
+    api = await start_app(database_pool_size=1, database_max_overflow=1, live_enabled=False)
     ann = await api.register()
     await asyncio.gather(*(ann.add_task(f"Task {number}") for number in range(40)))
     assert (await ann.get("/tasks")).json()["total"] == 40
@@ -280,6 +281,7 @@ async def test_the_victim_of_a_deadlock_is_rolled_back_and_told(database: Databa
 
 
 @pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "once"}], ids=["lane", "framework"])
+@pytest.mark.covers("A086")
 async def test_a_request_whose_transaction_was_the_victim_is_run_again_and_the_client_sees_success(
     ann: Person, database_url: str, headers: dict[str, str]
 ) -> None:

@@ -16,7 +16,7 @@ from tests.fixtures.smtp import MailServer
 from tests.fixtures.stored import Stored
 from tests.mails import CONFIRM, NEW_PASSWORD, PUBLIC_URL, VERIFY, ask, assert_bad_token, forget, token_in
 
-ROUNDS = int(os.environ.get("ROUNDS", "5"))
+ROUNDS = int(os.environ.get("ROUNDS", "3"))
 AT_ONCE = 64
 # Logins and the change that they race against, each begun at a moment of its own within this time.
 SPREAD_SECONDS = 0.15
@@ -26,6 +26,16 @@ SPREAD_SECONDS = 0.15
 async def api(start_app: StartApp, mail_server: MailServer) -> Api:
     # 64 hashes wait for each other: on a busy machine that takes longer than a request may.
     return await start_app(**mail_server.settings, public_url=PUBLIC_URL, request_timeout_seconds=300)
+
+
+async def ask_until_answered(api: Api, path: str, **body: str) -> httpx.Response:
+    """As a client does that is told to come back: on a busy machine 64 at once wait longer than a statement may."""
+    for _ in range(20):
+        answer = await ask(api, path, **body)
+        if answer.status_code != 503:
+            return answer
+        await asyncio.sleep(float(answer.headers["retry-after"]))
+    return answer
 
 
 def one_won(answers: list[httpx.Response]) -> None:
@@ -43,7 +53,7 @@ async def test_of_64_resets_with_one_token_one_counts(api: Api, mail_server: Mai
         token = await forget(api, mail_server, ann.email)
         passwords = [f"walnut-comet-{number}-1787" for number in range(AT_ONCE)]
         answers = await asyncio.gather(
-            *(ask(api, "reset-password", token=token, new_password=password) for password in passwords)
+            *(ask_until_answered(api, "reset-password", token=token, new_password=password) for password in passwords)
         )
         one_won(answers)
         winner = next(password for password, answer in zip(passwords, answers, strict=True) if answer.is_success)
@@ -55,7 +65,7 @@ async def test_of_64_proofs_with_one_token_one_counts(api: Api, mail_server: Mai
     for _ in range(ROUNDS):
         ann = await api.register()
         token = token_in(await mail_server.wait_for(ann.email, VERIFY))
-        one_won(await asyncio.gather(*(ask(api, "verify-email", token=token) for _ in range(AT_ONCE))))
+        one_won(await asyncio.gather(*(ask_until_answered(api, "verify-email", token=token) for _ in range(AT_ONCE))))
         proofs = "SELECT count(*) FROM audit_log WHERE event = 'email.verified' AND target_id = ?"
         assert await stored.value(proofs, ann.user_id) == 1
 
@@ -66,7 +76,7 @@ async def test_of_64_confirmations_with_one_token_one_counts(api: Api, mail_serv
         body = {"new_email": f"new-{ann.email}", "current_password": PASSWORD}
         assert (await ann.post("/users/me/change-email", json=body)).status_code == 202
         token = token_in(await mail_server.wait_for(f"new-{ann.email}", CONFIRM))
-        one_won(await asyncio.gather(*(ask(api, "confirm-email", token=token) for _ in range(AT_ONCE))))
+        one_won(await asyncio.gather(*(ask_until_answered(api, "confirm-email", token=token) for _ in range(AT_ONCE))))
         await mail_server.wait_for(ann.email, "was changed")
         assert len([mail for mail in mail_server.to(ann.email) if "was changed" in mail.subject]) == 1
 
@@ -75,7 +85,9 @@ async def test_of_64_refreshes_with_one_token_all_get_the_one_live_successor(api
     ann = await api.register()
     token = ann.refresh_token
     for number in range(ROUNDS):
-        answers = await asyncio.gather(*(ask(api, "refresh", refresh_token=token) for _ in range(AT_ONCE)))
+        answers = await asyncio.gather(
+            *(ask_until_answered(api, "refresh", refresh_token=token) for _ in range(AT_ONCE))
+        )
         assert {answer.status_code for answer in answers} == {200}
         assert len({answer.content for answer in answers}) == 1
         pair = answers[0].json()

@@ -8,6 +8,7 @@ import pytest
 
 from duly.app import create_app
 from duly.audit.events import NOWHERE
+from duly.cache.cache import Cache
 from duly.db.unit import Database
 from duly.errors import NotFound, Unauthenticated
 from duly.identity import logins
@@ -40,7 +41,7 @@ async def register(identity: Identity, database: Database, email: str) -> Princi
     return Principal(opened[0].id, None, None, 0.0)
 
 
-@pytest.mark.covers("B022")
+@pytest.mark.covers("A064", "A065", "A080", "A083", "B022")
 async def test_somebody_registers_and_authenticates_without_http(identity: Identity, database: Database) -> None:
     ann = await register(identity, database, "ann@example.com")
     async with database.unit() as unit:
@@ -52,7 +53,7 @@ async def test_somebody_registers_and_authenticates_without_http(identity: Ident
     assert refused.value.code == "INVALID_CREDENTIALS"
 
 
-@pytest.mark.covers("B030")
+@pytest.mark.covers("A083", "B030", "E100")
 async def test_a_task_lives_its_life_without_http(identity: Identity, database: Database) -> None:
     ann, ben = (
         await register(identity, database, "ann@example.com"),
@@ -65,20 +66,20 @@ async def test_a_task_lives_its_life_without_http(identity: Identity, database: 
     async with database.unit() as unit:
         done = await tasks.toggle_task(unit, ann, task.id, expected=None)
     assert '"completed":true' in done.document.replace(" ", "")
-    page = await lists.list_tasks(database, Cursors(b"k" * 32), ann, TaskFilter())
+    page = await lists.list_tasks(database, Cursors(b"k" * 32), Cache(), ann, TaskFilter())
     assert (page.total, "Water all plants" in page.documents[0]) == (1, True)
     with pytest.raises(NotFound):
         await tasks.find_task(database, ben, task.id)
     async with database.unit() as unit:
         await tasks.trash_task(unit, ann, task.id, expected=None)
-    assert (await lists.list_tasks(database, Cursors(b"k" * 32), ann, TaskFilter())).total == 0
+    assert (await lists.list_tasks(database, Cursors(b"k" * 32), Cache(), ann, TaskFilter())).total == 0
 
 
-@pytest.mark.covers("B023")
+@pytest.mark.covers("A064", "B023", "E100")
 def test_no_rule_holds_sql_of_its_own() -> None:
     for feature in ("identity", "tasks", "audit", "outbox"):
         for path in (SOURCE / feature).glob("*.py"):
-            if path.name.endswith("queries.py") or path.name == "tables.py":
+            if path.name.endswith(("queries.py", "tables.py")):
                 continue
             imported = {
                 node.module.partition(".")[0]
@@ -88,7 +89,7 @@ def test_no_rule_holds_sql_of_its_own() -> None:
             assert "sqlalchemy" not in imported, f"{path.name} builds statements; they belong into a queries module"
 
 
-@pytest.mark.covers("B019", "B029", "A043", "A045")
+@pytest.mark.covers("A043", "A045", "B019", "B029", "B048")
 def test_the_document_names_the_schemas_that_clients_generate(tmp_path: Path) -> None:
     settings = Settings(_env_file=None, data_dir=tmp_path)  # type: ignore[call-arg]
     schemas = create_app(settings).openapi()["components"]["schemas"]

@@ -53,7 +53,8 @@ def wait_for(what: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.covers("A149", "D008", "D086", "E086", "E087", "E088", "E089", "E090", "E103")
+@pytest.mark.covers("A009", "A145", "A149", "B007", "C002", "D008", "D012")
+@pytest.mark.covers("D086", "E012", "E086", "E087", "E088", "E089", "E090", "E103")
 def test_every_way_to_start_it_starts_the_same(start_server: StartServer) -> None:
     port = free_port()
     commands = [
@@ -73,6 +74,30 @@ def test_every_way_to_start_it_starts_the_same(start_server: StartServer) -> Non
         # uvicorn on its own dies of the signal once all is finished; `duly serve` ends with 0, as supervisors expect.
         assert server.stop() == (-signal.SIGTERM if "uvicorn" in command else 0)
     assert seen == [seen[0]] * 3
+
+
+@pytest.mark.covers("D117", "C141")
+def test_each_start_says_what_was_checked_and_what_came_of_it(start_server: StartServer) -> None:
+    redis = free_port()
+    server = start_server(redis_url=f"redis://127.0.0.1:{redis}")
+    lines = wait_for_lines(server, "Start-up check: ", 5)
+    assert [line.split("Start-up check: ")[1] for line in lines] == [
+        "settings: ok (development)",
+        "database: ok (sqlite)",
+        "redis: does not answer; /health tells when it does",
+        "email: not configured",
+        "files: ok (folder)",
+    ]
+    assert [" - WARNING - " in line for line in lines] == [False, False, True, False, False]
+
+
+def wait_for_lines(server: Server, text: str, count: int) -> list[str]:
+    """The lines of the log that hold `text`, once there are `count`; fewer if they do not come in ten seconds."""
+    for _ in range(100):
+        if len(found := [line for line in server.log().splitlines() if text in line]) >= count:
+            break
+        time.sleep(0.1)
+    return found
 
 
 def workers_of(server: Server) -> list[int]:
@@ -145,7 +170,7 @@ def waits_for_the_lock(server: Server) -> bool:
     return server.log().count("POST /api/v1/tasks") == 1
 
 
-@pytest.mark.covers("B071", "E002")
+@pytest.mark.covers("A016", "B071", "B077", "E002", "E012")
 def test_told_to_end_it_says_so_and_finishes_what_runs(start_server: StartServer, database_url: str) -> None:
     server = start_server(database_url=database_url, log_format="json")
     headers = sign_up(server)
@@ -230,7 +255,8 @@ def named(stderr: str) -> list[str]:
     return [line.removeprefix("duly: ").partition(":")[0].partition(" ")[0] for line in lines]
 
 
-@pytest.mark.covers("B078", "C023", "C025", "D046", "D047", "D048", "D120")
+@pytest.mark.covers("A011", "A012", "B076", "B078", "C023", "C025", "C141", "D046")
+@pytest.mark.covers("D047", "D048", "D120", "E117", "E118")
 @pytest.mark.parametrize("what", FAULTS)
 def test_it_does_not_start_with_a_setting_that_is(what: str, tmp_path: Path) -> None:
     settings, expected = FAULTS[what]
@@ -256,6 +282,7 @@ def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path: Path) -> None:
     assert path.read_text() == "Dear Ann,\n" * 1000
 
 
+@pytest.mark.covers("D012")
 def test_without_migrating_itself_it_refuses_an_old_schema_until_it_is_new(
     start_server: StartServer, tmp_path: Path, empty_database_url: str
 ) -> None:
@@ -267,7 +294,8 @@ def test_without_migrating_itself_it_refuses_an_old_schema_until_it_is_new(
     assert start_server(**settings).stop() == 0
 
 
-@pytest.mark.covers("A111", "C022", "D027", "D109", "D114", "E006", "E109")
+@pytest.mark.covers("A010", "A011", "A111", "B009", "C003", "C022", "C024")
+@pytest.mark.covers("D027", "D109", "D114", "E006", "E009", "E109", "E119")
 def test_settings_come_from_the_environment_then_mounted_files_then_the_env_file(
     start_server: StartServer, tmp_path: Path
 ) -> None:

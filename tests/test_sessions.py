@@ -122,7 +122,7 @@ async def test_whoever_knows_a_token_but_not_the_servers_secret_cannot_tell_its_
 # Refreshing
 
 
-@pytest.mark.covers("A031", "A050", "B045", "D020", "A135")
+@pytest.mark.covers("A031", "A050", "A065", "A135", "B045", "D020")
 async def test_a_refresh_brings_a_new_pair_of_the_same_session(api: Api, ann: Person) -> None:
     answer = await refresh(api, ann.refresh_token)
     pair = answer.json()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from duly.db.conflicts import UniqueViolation
+from duly.db.conflicts import UniqueViolation, WritesRefused
 from duly.db.sqlite import SqliteDatabase
 from duly.errors import StorageFull, Unavailable
 from tests.people import RENAME, add, ids, plain, stored
@@ -265,7 +265,7 @@ async def test_a_commit_that_the_disk_refuses_is_no_success_for_anybody_who_wait
     with files_stay_below(path.with_name(path.name + "-wal").stat().st_size):
         results = await asyncio.gather(*(write_and_tell(f"p{n}") for n in range(6)), return_exceptions=True)
         assert await ids(database) == ["before"]
-    assert [type(result) for result in results] == [Unavailable] * 6
+    assert [type(result) for result in results] == [WritesRefused] * 6
     assert ran == []
     assert await stored(database_url) == ["before"]
     await asyncio.gather(*(write_and_tell(f"p{n}") for n in range(6)))

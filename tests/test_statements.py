@@ -10,13 +10,12 @@ from sqlalchemy import JSON, Executable, bindparam, insert, select, text, update
 from sqlalchemy.engine import Dialect
 
 from duly.db import postgres, sqlite
-from duly.db.functions import has_tag, insert_on_conflict, named
+from duly.db.functions import insert_on_conflict, named
 from duly.db.statements import Statement
 from duly.db.types import Instant
 from duly.db.unit import Database
 from duly.errors import Unavailable
-from duly.tasks.queries import tasks
-from tests.fixtures.application import Api, Person
+from tests.fixtures.application import Api
 from tests.people import FIND_IDS, FIND_IDS_SLOWLY, MOMENT, add, ids, keys, plain, users
 
 MAKERS = {"sqlite": sqlite.make_dialect, "postgresql": postgres.make_dialect}
@@ -133,13 +132,6 @@ async def test_a_document_is_spelt_with_its_names_in_order(database: Database) -
     assert row[0].replace(": ", ":") == '{"b":"q\\"uote","a":null,"c":true}'
 
 
-async def test_a_tag_is_matched_whole_and_exactly(database: Database, ann: Person) -> None:
-    await ann.add_task("One", tags=["work", "ho%me", 'qu"ote'])
-    find = Statement(select(tasks.c.title).where(has_tag(tasks.c.tags, bindparam("tag"))))
-    for tag, count in (("work", 1), ("wor", 0), ("Work", 0), ("ho_me", 0), ("ho%me", 1), ('qu"ote', 1), ("", 0)):
-        assert len(await database.fetch(find, tag=tag)) == count, tag
-
-
 # Some tenths of a second of one core on either dialect, and it reads nothing.
 LONG = """
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 700000) SELECT count(*) FROM n"""
@@ -166,7 +158,7 @@ async def test_slow_reads_are_run_side_by_side_and_see_what_was_committed(databa
 @pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("slow", [False, True])
 async def test_reads_cannot_write_on_sqlite(database: Database, slow: bool) -> None:
-    with pytest.raises(Exception, match=r"(?i)readonly|read-only|does not answer"):
+    with pytest.raises(Exception, match=r"(?i)readonly|read-only|does not answer|takes no writes"):
         await database.fetch(Statement(text("DELETE FROM users"), slow=slow))
 
 

@@ -29,7 +29,7 @@ async def titles(person: Person, query: str = "") -> list[str]:
     return [task["title"] for task in response.json()["items"]]
 
 
-@pytest.mark.covers("E027", "E028", "B032", "E064", "E082")
+@pytest.mark.covers("B032", "B068", "E027", "E028", "E064", "E082")
 class TestTaskCreate:
     @pytest.mark.covers("E015", "E017", "E056", "E116", "B013")
     async def test_a_title_is_enough(self, carol: Person) -> None:
@@ -99,6 +99,7 @@ class TestTaskList:
         response = await carol.get("/tasks")
         assert response.json() == {"items": [], "total": 0, "limit": 50, "offset": 0, "next_cursor": None}
 
+    @pytest.mark.covers("B068")
     async def test_the_newest_comes_first(self, carol: Person) -> None:
         tasks = [await carol.add_task(title) for title in ("one", "two", "three")]
         page = (await carol.get("/tasks")).json()
@@ -141,7 +142,7 @@ class TestTaskList:
             assert response.headers["www-authenticate"].startswith('Bearer realm="duly"')
 
 
-@pytest.mark.covers("E027", "E030", "B034", "E081")
+@pytest.mark.covers("B034", "B068", "E027", "E030", "E081")
 class TestTaskGet:
     async def test_a_task_is_read_as_it_was_created(self, carol: Person) -> None:
         task = await carol.add_task("read me", tags=["a"], due_date="2026-12-31T09:00:00Z")
@@ -168,7 +169,7 @@ class TestTaskGet:
         assert (await house.client.get(f"/api/v1/tasks/{task['id']}")).status_code == 401
 
 
-@pytest.mark.covers("E027", "E031", "B035", "E083")
+@pytest.mark.covers("A019", "B035", "B068", "E027", "E031", "E083")
 class TestTaskUpdate:
     @pytest.mark.covers("E016", "E056", "E063")
     async def test_put_keeps_what_is_absent_and_moves_updated_at(self, carol: Person) -> None:
@@ -219,7 +220,7 @@ class TestTaskUpdate:
         assert (await carol.get(f"/tasks/{task['id']}")).json() == task
 
 
-@pytest.mark.covers("E027", "E032", "B036", "E084")
+@pytest.mark.covers("B036", "B068", "E027", "E032", "E084")
 class TestTaskToggleComplete:
     async def test_without_a_body_twice_returns_to_the_start(self, carol: Person) -> None:
         task = await carol.add_task()
@@ -249,7 +250,7 @@ class TestTaskToggleComplete:
         assert (await carol.get(f"/tasks/{task['id']}")).json() == task
 
 
-@pytest.mark.covers("E027", "E033", "B037", "E085")
+@pytest.mark.covers("B037", "B068", "E027", "E033", "E085")
 class TestTaskDelete:
     @pytest.mark.covers("E065")
     async def test_a_deleted_task_is_gone_from_its_address_and_the_list(self, carol: Person) -> None:

@@ -31,7 +31,7 @@ async def fail(database: Database, error: Exception, *names: str, afterwards: Ca
 
 
 @both_kinds
-@pytest.mark.covers("A140", "C102", "E011")
+@pytest.mark.covers("A085", "A140", "B017", "C028", "C102", "D076", "E011")
 async def test_what_a_unit_wrote_is_committed_when_its_block_is_left(
     database: Database, database_url: str, make: Callable[[Database], Unit]
 ) -> None:
@@ -51,7 +51,7 @@ async def test_until_then_nobody_else_sees_it(database: Database, database_url: 
             assert await ids(other) == []
 
 
-@pytest.mark.covers("A140", "C106", "E054")
+@pytest.mark.covers("A140", "C028", "C106", "D076", "E054")
 async def test_an_error_undoes_everything_and_goes_on(database: Database, database_url: str) -> None:
     with pytest.raises(Refused):
         await fail(database, Refused(), "ann", "ben")
@@ -168,7 +168,7 @@ async def test_a_unit_whose_statement_failed_never_pretends_to_have_committed(
     assert (failure is None) == ("ben" in await stored(database_url)), failure
 
 
-@pytest.mark.covers("A140", "C102")
+@pytest.mark.covers("A017", "A140", "C102", "C103", "E074")
 async def test_of_concurrent_units_each_succeeds_or_fails_by_itself(database: Database, database_url: str) -> None:
     async def write(number: int) -> None:
         async with database.unit() as unit:
@@ -241,6 +241,7 @@ async def run_cancelled(database: Database, number: int, dialect: str) -> None:
     assert task.cancelled() or task.exception() is None
 
 
+@pytest.mark.covers("B017", "C029")
 async def test_a_unit_cancelled_at_any_point_leaves_neither_a_lock_nor_half_of_its_writes(
     database: Database, database_url: str, dialect: str
 ) -> None:

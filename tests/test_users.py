@@ -59,7 +59,7 @@ async def version_of(stored: Stored, person: Person) -> int:
 # Reading
 
 
-@pytest.mark.covers("A056", "A059")
+@pytest.mark.covers("A019", "A056", "A059", "A089")
 async def test_a_person_reads_themselves_by_id_and_as_the_profile(api: Api) -> None:
     ann = await api.register("ann@example.com", username="Ann-B", name="Ann")
     answers = [await ann.get(path) for path in (f"/users/{ann.user_id}", "/users/profile", "/users/profile/")]

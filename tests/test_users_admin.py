@@ -192,7 +192,7 @@ async def test_a_list_answers_with_and_without_a_slash_and_refuses_what_it_does_
 # Changing others
 
 
-@pytest.mark.covers("A035", "A056", "A057")
+@pytest.mark.covers("A035", "A056", "A057", "A089")
 async def test_an_administrator_reads_and_changes_others(api: Api, root: Person, ann: Person, stored: Stored) -> None:
     path = f"/users/{ann.user_id}"
     assert (await root.get(path)).json() == (await ann.get("/users/profile")).json()

@@ -37,7 +37,7 @@ async def is_accepted(person: Person, **fields: Any) -> bool:
     return not found
 
 
-@pytest.mark.covers("E058", "E059", "E035", "B038", "A066")
+@pytest.mark.covers("A066", "B038", "B073", "D045", "E035", "E058", "E059")
 async def test_each_limit_holds_at_its_edge_and_one_beyond(carol: Person) -> None:
     for length, fits in ((1, True), (200, True), (201, False), (0, False)):
         assert await is_accepted(carol, title="x" * length) is fits, length
@@ -120,6 +120,7 @@ async def test_wrong_types_are_refused_and_never_converted(carol: Person) -> Non
         assert (await carol.post("/tasks", json=body)).status_code == 422, body
 
 
+@pytest.mark.covers("D045")
 async def test_every_wrong_field_is_named_at_once(carol: Person) -> None:
     body = {"title": "", "priority": 1, "due_date": "soon", "tags": ["ok", ""], "completed": "no", "colour": 1}
     assert {field for field, _ in await faults(carol, body)} == {
@@ -167,6 +168,10 @@ async def test_times_are_rfc_3339_and_come_back_in_utc(carol: Person) -> None:
         assert (await carol.patch(f"/tasks/{task['id']}", json=task)).json()["due_date"] == answered
     for sent in NO_TIMES:
         assert not await is_accepted(carol, due_date=sent), sent
+    for sent in ("9999-12-31T23:59:59-00:01", "0001-01-01T00:00:00Z"):
+        (fault,) = (await carol.post("/tasks", json={"title": "Late", "due_date": sent})).json()["errors"]
+        assert (fault["field"], fault["type"]) == ("due_date", "time_out_of_range")
+        assert fault["message"].startswith("must be a time between the years 1 and 9999")
     for kind in ("due_before", "due_after"):
         for sent in NO_TIMES:
             assert (await carol.get("/tasks", params={kind: sent})).status_code == 422, sent

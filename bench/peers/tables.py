@@ -1,6 +1,6 @@
 """Databases for the benchmark: makes them, drops them, and fills the tables that the textbook and Fastify share.
 
-Run in the peers' own virtual environment: `python -m bench.peers.tables create|drop|analyze|seed URL …`.
+Run in the peers' own virtual environment: `python -m bench.peers.tables create|drop|analyze|size|seed URL …`.
 """
 
 import argparse
@@ -76,6 +76,15 @@ async def analyze(url: str) -> None:
         await connection.close()
 
 
+async def measure(url: str) -> None:
+    """Print the bytes of the database's own tables, with their indexes."""
+    connection = await asyncpg.connect(url)
+    try:
+        print(await connection.fetchval("select sum(pg_total_relation_size(relid)) from pg_stat_user_tables"))
+    finally:
+        await connection.close()
+
+
 async def seed(url: str, users: int, tasks: int, pairs: int, secret: str) -> None:
     """Make and fill the tables; print `pairs` lines of token, task id and user id."""
     connection = await asyncpg.connect(url)
@@ -95,7 +104,7 @@ async def seed(url: str, users: int, tasks: int, pairs: int, secret: str) -> Non
 def main() -> None:
     """Read the command line and do what it says."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=["create", "drop", "analyze", "seed"])
+    parser.add_argument("action", choices=["create", "drop", "analyze", "size", "seed"])
     parser.add_argument("url")
     parser.add_argument("--users", type=int, default=100)
     parser.add_argument("--tasks", type=int, default=1_000)
@@ -116,6 +125,8 @@ async def act(given: argparse.Namespace) -> None:
         await administer(given.url, "drop database if exists {name} with (force)")
     elif given.action == "analyze":
         await analyze(given.url)
+    elif given.action == "size":
+        await measure(given.url)
     else:
         await seed(given.url, given.users, given.tasks, given.pairs, given.secret)
 

@@ -4,6 +4,7 @@
     ├── Malformed              400  the request cannot be read
     ├── Unauthenticated        401  no token, or one that is bad, expired or revoked
     ├── Forbidden              403  a valid token without the right
+    │   └── InsufficientScope       what its issuer put into it is not enough
     ├── NotFound               404  absent, or not the caller's to see: both answer alike
     ├── MethodNotAllowed       405
     ├── NotAcceptable          406
@@ -108,6 +109,16 @@ class Forbidden(DulyError):
     default_code = "FORBIDDEN"
 
 
+class InsufficientScope(Forbidden):
+    """RFC 6750 §3.1: the token was given less than this needs; `scope` is what it needs, by blanks."""
+
+    default_code = "INSUFFICIENT_SCOPE"
+
+    def __init__(self, message: str, *, scope: str) -> None:
+        super().__init__(message)
+        self.scope = scope
+
+
 class NotFound(DulyError):
     """Absent and invisible are one answer, so that ids cannot be probed."""
 
@@ -185,8 +196,10 @@ class TooMany(DulyError):
     kind = Kind.TOO_MANY
     default_code = "RATE_LIMITED"
 
-    def __init__(self, message: str, *, retry_after: int, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        super().__init__(message, retry_after=retry_after)
+    def __init__(
+        self, message: str, *, retry_after: int, headers: Sequence[tuple[bytes, bytes]] = (), code: str | None = None
+    ) -> None:
+        super().__init__(message, code=code, retry_after=retry_after)
         self.headers = tuple(headers)
 
 

@@ -75,7 +75,7 @@ def better_auth_server(
 
     `session_cookie` says what signs its cached sessions. Without Node the test is skipped, or fails where CI=true.
     """
-    node = _installed()
+    node = installed()
     clean = {name: value for name, value in os.environ.items() if not name.startswith("BETTER_AUTH_")}
     process = subprocess.Popen(
         [node, "server.mjs", "0", str(rotation_seconds), session_cookie],
@@ -95,7 +95,8 @@ def better_auth_server(
         process.communicate()
 
 
-def _installed() -> str:
+def installed() -> str:
+    """The path of Node, with everything in this folder that the server needs."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         _give_up("node and npm are not found")

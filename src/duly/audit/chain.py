@@ -120,7 +120,14 @@ class AuditChain:
                 return walk.verdict()
             # Old entries were removed meanwhile, or the first ones were linked.
 
-    async def _follow(self, database: Database, head: Head | None, known: Head, walk: Walk) -> None:
+    async def check(self, reader: Reader) -> Verdict:
+        """Like `verify`, in a snapshot, and without linking first: what waits to be linked must only be genuine."""
+        head = await self._find_head(reader)
+        walk = Walk(head or NO_HEAD)
+        await self._follow(reader, head, NO_HEAD, walk)
+        return walk.verdict()
+
+    async def _follow(self, database: Reader, head: Head | None, known: Head, walk: Walk) -> None:
         if head is None and (known.position or await database.first(queries.HAS_SEALED) is not None):
             walk.fail(None, _NO_HEAD)
             return
@@ -237,7 +244,7 @@ class AuditChain:
             after = rows[-1][0]
             await asyncio.sleep(0)
 
-    async def _find_forged(self, database: Database) -> str | None:
+    async def _find_forged(self, database: Reader) -> str | None:
         async for row in self._unsealed(database, READ_AT_ONCE):
             entry = self._read(row)
             if not self._is_genuine(row[_MAC], content_of(entry)):

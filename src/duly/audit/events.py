@@ -39,6 +39,7 @@ class Event(StrEnum):
     RATE_LIMITED = "rate.limited"
     DATA_EXPORTED = "data.exported"
     DATA_IMPORTED = "data.imported"
+    FILE_INFECTED = "file.infected"
     KEY_ROTATED = "key.rotated"
     OUTSIDE_USER_FIRST_SEEN = "outside_user.first_seen"
     AUDIT_READ = "audit.read"

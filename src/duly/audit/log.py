@@ -24,8 +24,9 @@ from duly.kit.secrets import keyed_hash
 log = logging.getLogger("duly.audit")
 
 _BAD = frozenset(
-    {Event.USER_LOGIN_FAILED, Event.USER_LOCKED, Event.TOKEN_REUSED, Event.ACCESS_DENIED, Event.RATE_LIMITED}
-)
+    {Event.USER_LOGIN_FAILED, Event.USER_LOCKED, Event.TOKEN_REUSED, Event.ACCESS_DENIED, Event.RATE_LIMITED,
+     Event.FILE_INFECTED}
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import BigInteger, bindparam, delete, func, insert, or_, select, type_coerce, update
+from sqlalchemy import BigInteger, bindparam, delete, func, insert, literal_column, or_, select, type_coerce, update
 
 from duly.audit.tables import AuditEntry, AuditHead, StrictInstant
 from duly.db.functions import insert_on_conflict
@@ -57,6 +57,11 @@ UNSEALED = Statement(
 )
 
 HAS_UNSEALED = Statement(select(log.c.id).where(log.c.position.is_(None)).limit(1))
+
+# For /metrics. An index of unique positions holds those without one too.
+MOST_COUNTED = 100_000
+_unsealed = select(log.c.position).where(log.c.position.is_(None)).limit(literal_column(str(MOST_COUNTED))).subquery()
+UNSEALED_COUNT = select(func.count()).select_from(_unsealed).scalar_subquery().label("unsealed")
 
 HAS_SEALED = Statement(select(log.c.id).where(log.c.position.is_not(None)).limit(1))
 

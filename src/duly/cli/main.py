@@ -11,7 +11,21 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from duly import __version__
-from duly.cli import auditing, mailing, migrating, people, rotating, serving, working
+from duly.cli import (
+    auditing,
+    backing_up,
+    caching,
+    checking,
+    copying,
+    mailing,
+    migrating,
+    people,
+    rotating,
+    serving,
+    sweeping,
+    top,
+    working,
+)
 from duly.cli.faults import stop
 from duly.operations import doctor
 from duly.settings import Settings, SettingsFault, load_settings
@@ -23,10 +37,17 @@ commands = typer.Typer(
 commands.add_typer(migrating.commands, name="migrate")
 commands.add_typer(mailing.commands, name="mail")
 commands.add_typer(auditing.commands, name="audit")
+commands.add_typer(caching.commands, name="cache")
 commands.command("create-admin")(people.create_admin)
 commands.command("unlock")(people.unlock)
 commands.command("rotate-keys")(rotating.rotate_keys)
 commands.command("worker")(working.work)
+commands.command("sweep")(sweeping.sweep)
+commands.command("top")(top.top)
+commands.command("copy")(copying.copy)
+commands.command("backup")(backing_up.backup)
+commands.command("restore")(backing_up.restore_backup)
+commands.command("health")(checking.health)
 
 
 def run() -> NoReturn:
@@ -80,7 +101,8 @@ def _is_every_address(host: str) -> bool:
 
 def _welcome(settings: Settings) -> None:
     shown = "127.0.0.1" if _is_every_address(settings.host) else settings.host
-    base = settings.public_url or f"http://{shown}:{settings.port}"
+    scheme = "http" if settings.tls_certificate is None else "https"
+    base = settings.public_url or f"{scheme}://{shown}:{settings.port}"
     typer.echo(f"Duly {__version__} ({settings.environment})")
     if settings.docs_enabled:
         typer.echo(f"  Try it:    {base}/docs")
@@ -93,9 +115,12 @@ def _welcome(settings: Settings) -> None:
 @commands.command("doctor")
 def examine(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also read every attachment, and compare every index of SQLite.")
+    ] = False,
 ) -> None:
-    """Report versions, database, durability and schema; exit code 1 when something is wrong."""
-    report = asyncio.run(doctor.examine(load_settings()))
+    """Report versions, database, schema and integrity; exit code 1 when something is wrong."""
+    report = asyncio.run(doctor.examine(load_settings(), deep=deep))
     if as_json:
         typer.echo(json.dumps({**report.facts, "ok": not report.faults, "faults": report.faults}, indent=2))
     else:

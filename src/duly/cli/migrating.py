@@ -14,6 +14,8 @@ from duly.db.url import DatabaseAddress
 from duly.operations.startup import check_settings
 from duly.outbox import tables as _outbox  # noqa: F401
 from duly.settings import load_settings
+from duly.tasks import attachment_tables as _attachments  # noqa: F401
+from duly.tasks import search_tables as _search  # noqa: F401
 from duly.tasks import tables as _tasks  # noqa: F401
 from duly.web import idempotency as _idempotency  # noqa: F401
 

@@ -40,6 +40,8 @@ async def open_house(settings: Settings, *, migrates: bool = False) -> AsyncIter
             yield House(settings, database, parts)
         finally:
             parts.identity.hasher.close()
+            if parts.files is not None:
+                parts.files.close()
     finally:
         await database.close()
 

@@ -7,6 +7,7 @@ import signal
 
 from duly.cli.opening import House, run_in_house
 from duly.kit.logs import configure_logging, flush_logs
+from duly.operations import extras
 from duly.settings import load_settings
 
 log = logging.getLogger("duly.worker")
@@ -18,9 +19,14 @@ def work() -> None:
     form = settings.log_format or ("json" if settings.is_strict else "console")
     configure_logging(level="debug" if settings.debug else settings.log_level, format=form)
     try:
-        run_in_house(_keep_up, settings)
+        run_in_house(_work, settings)
     finally:
         flush_logs()
+
+
+async def _work(house: House) -> None:
+    async with extras.observe(house.settings, extras.make_telemetry(house.settings)):
+        await _keep_up(house)
 
 
 async def _keep_up(house: House) -> None:

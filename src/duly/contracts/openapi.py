@@ -9,6 +9,7 @@ from pydantic.json_schema import models_json_schema
 
 from duly.contracts.accounts.admission import REGISTRATION_HEADER
 from duly.contracts.accounts.models import AccountsError, AccountsValidationError
+from duly.contracts.owner.models import OwnerError, OwnerValidationError
 from duly.contracts.v1.auth_models import LoginRequest
 from duly.contracts.v1.credentials import LoginForm
 from duly.contracts.v1.fields import LEAST_NEW_PASSWORD
@@ -22,29 +23,50 @@ Every address below `/api/v1` also answers below `/api`, which is always the cur
 
 * **Sign in** {sign_in}
 * **Errors** are `application/problem+json` (RFC 9457) with a stable `code` and the `request_id` that finds the request
-  in the log.
+  in the log. Below `/api/{{user_id}}/tasks` they have the owner contract's shape, below `/api/users`, `/api/admins` and
+  `/api/password` that of the accounts contract.
 * **Retries** are safe with an `Idempotency-Key` on every POST that creates.
 * **Lost updates** are prevented by `ETag` and `If-Match`; PUT and PATCH are merges.
 """
 
+_MATCHED = {
+    "replace_task", "update_task", "complete_task", "delete_task",
+    "owner_update_task", "owner_complete_task", "owner_delete_task",
+}  # fmt: skip
 _HEADERS = {
     "Idempotency-Key": (
         "Makes a retry safe: the first answer is given again for 24 hours.",
         {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
-        {"create_task"},
+        {"create_task", "change_tasks", "owner_create_task", "create_attachment", "import_tasks"},
     ),
     "If-Match": (
         "The `ETag` that was read; 412 when the task has changed since.",
-        {"type": "string", "anyOf": [{"const": "*"}, {"pattern": '^"[0-9]{1,9}"$'}], "examples": ['"3"']},
-        {"replace_task", "update_task", "complete_task", "delete_task"},
+        {"type": "string", "pattern": r'^(\*|"[0-9]{1,9}")$', "examples": ['"3"']},
+        _MATCHED,
     ),
     "If-None-Match": (
         "The `ETag` that is held already; 304 when it is current.",
         {"type": "string", "examples": ['"3"']},
-        {"read_task"},
+        {"read_task", "owner_read_task", "download_attachment"},
+    ),
+    "Last-Event-ID": (
+        "The id of the last event that came; what came after it follows.",
+        {"type": "string", "maxLength": 2048},
+        {"follow_changes"},
+    ),
+    "Range": (
+        "One part of the file, in bytes; whatever else is asked for gets the whole.",
+        {"type": "string", "examples": ["bytes=0-1023"]},
+        {"download_attachment"},
     ),
 }
-_ETAGGED = {"create_task", "read_task", "replace_task", "update_task", "complete_task", "restore_task"}
+_ETAGGED = {
+    "create_task", "read_task", "replace_task", "update_task", "complete_task", "restore_task",
+    "owner_create_task", "owner_read_task", "owner_update_task", "owner_complete_task",
+}  # fmt: skip
+_TOO_LITTLE = "The token was given less than this needs: see `scope` in `WWW-Authenticate`."
+# Its 401 is about METRICS_TOKEN, where one is set, and not about anybody's session.
+_OPERATORS = {"read_metrics"}
 # Their 401 is about what is in the body.
 _SIGNING_IN = {
     "login", "refresh", "accounts_login", "accounts_refresh", "accounts_login_admin", "accounts_refresh_admin",
@@ -69,6 +91,8 @@ def _build(app: FastAPI, settings: Settings) -> dict[str, Any]:
         summary=app.summary,
         description=_DESCRIPTION.format(sign_in=_SIGN_IN if settings.local_accounts else _SIGN_IN_ELSEWHERE),
         routes=app.routes,
+        servers=[{"url": "/"}],
+        license_info={"name": "MIT", "identifier": "MIT"},
         separate_input_output_schemas=False,
     )
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
@@ -77,13 +101,15 @@ def _build(app: FastAPI, settings: Settings) -> dict[str, Any]:
     schemas.update(_own_schemas(local_accounts=settings.local_accounts))
     document["components"]["securitySchemes"] = _security(local_accounts=settings.local_accounts)
     _say_least_password(schemas, settings.password_min_length)
+    for schema in schemas.values():
+        _put_nulls_back(schema.get("examples", []), {"items": schema}, schemas)
     for operation in _operations(document):
         _complete(operation, settings)
     return document
 
 
 def _own_schemas(*, local_accounts: bool) -> dict[str, Any]:
-    models: list[Any] = [Problem, ValidationProblem]
+    models: list[Any] = [Problem, ValidationProblem, OwnerError, OwnerValidationError]
     if local_accounts:
         models += [LoginRequest, LoginForm, AccountsError, AccountsValidationError]
     _, definitions = models_json_schema(
@@ -98,6 +124,21 @@ def _say_least_password(schemas: dict[str, Any], least: int) -> None:
         for field in schema.get("properties", {}).values():
             if field.get("format") == "password" and field["minLength"] == LEAST_NEW_PASSWORD:
                 field["minLength"] = least
+
+
+def _put_nulls_back(value: Any, schema: dict[str, Any], schemas: dict[str, Any]) -> None:
+    # FastAPI leaves out what is null, in examples too; a field that is always there has to be in them.
+    for choice in (schema, *schema.get("anyOf", ())):
+        found = schemas[choice["$ref"].rpartition("/")[2]] if "$ref" in choice else choice
+        if isinstance(value, list):
+            for item in value:
+                _put_nulls_back(item, found.get("items", {}), schemas)
+        elif isinstance(value, dict):
+            for name, field in found.get("properties", {}).items():
+                if name in value:
+                    _put_nulls_back(value[name], field, schemas)
+                elif name in found.get("required", ()):
+                    value[name] = None
 
 
 def _security(*, local_accounts: bool) -> dict[str, Any]:
@@ -130,9 +171,12 @@ def _operations(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _complete(operation: dict[str, Any], settings: Settings) -> None:
     responses = operation["responses"]
-    protected = "401" in responses and operation["operationId"] not in _SIGNING_IN
+    protected = "401" in responses and operation["operationId"] not in {*_SIGNING_IN, *_OPERATORS}
+    operation["security"] = []
     if protected:
         operation["security"] = [{"bearer": []}] + ([{"password": []}] if settings.local_accounts else [])
+        if _asks_for_scopes(settings):
+            responses.setdefault("403", {**responses["401"], "description": _TOO_LITTLE})
     if operation["operationId"] == "accounts_register_admin":
         operation["security"].append({"registration": []})
     for name, (text, schema, operations) in _HEADERS.items():
@@ -143,16 +187,29 @@ def _complete(operation: dict[str, Any], settings: Settings) -> None:
     for parameter in operation.get("parameters", ()):
         _drop_null(parameter)
     for status, response in responses.items():
+        _drop_item_schema(response)
         headers = response.setdefault("headers", {})
         headers["X-Request-ID"] = _header("Finds this request in the log.")
-        if status == "401":
+        if status == "401" or (status == "403" and protected and _asks_for_scopes(settings)):
             headers["WWW-Authenticate"] = _header("RFC 6750 §3.")
         if status == "503":
             headers["Retry-After"] = _header("Seconds.", "integer")
         if status[0] == "2" and operation["operationId"] in _ETAGGED:
             headers["ETag"] = _header("The version, for If-Match and If-None-Match.")
-        if status == "201" and operation["operationId"] == "create_task":
+        if status == "201" and operation["operationId"] in {"create_task", "owner_create_task", "create_attachment"}:
             headers["Location"] = _header("The address of what was created.")
+
+
+def _asks_for_scopes(settings: Settings) -> bool:
+    issuers = ({"read_scope": settings.better_auth_read_scope}, *settings.trusted_issuers)
+    return any(issuer.get("read_scope") for issuer in issuers)
+
+
+def _drop_item_schema(response: dict[str, Any]) -> None:
+    # FastAPI describes the events of a stream in a word of OpenAPI 3.2. In 3.1, which this is, it stands as the schema.
+    for content in response.get("content", {}).values():
+        if "itemSchema" in content:
+            content["schema"] = content.pop("itemSchema") | {"description": "One event of the stream."}
 
 
 def _drop_null(parameter: dict[str, Any]) -> None:

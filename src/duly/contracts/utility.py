@@ -3,13 +3,14 @@
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from duly import __version__
 from duly.contracts.v1.declarations import problems
 from duly.operations.health import Check, check_redis
 from duly.web.dependencies import Tools
+from duly.web.metrics import MEDIA_TYPE, check_reader
 from duly.web.replies import Document, dump_json
 from duly.web.route import ContractRoute
 
@@ -86,6 +87,22 @@ async def read_database_health(tools: Tools) -> Response:
 async def read_redis_health(tools: Tools) -> Response:
     """One round trip to Redis; 200 and `not configured` without one."""
     return _answer(await check_redis(tools.health.redis_url))
+
+
+_TEXT = {"description": "Prometheus's text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+
+
+@router.get(
+    "/metrics",
+    operation_id="read_metrics",
+    summary="Figures for Prometheus",
+    response_class=Response,
+    responses={**problems(401, 403), 200: _TEXT},
+)
+async def read_metrics(request: Request, tools: Tools) -> Response:
+    """Figures of this server. For who has `METRICS_TOKEN`; where none is set, for this machine alone."""
+    check_reader(request, tools.settings)
+    return Response(await tools.metrics.render(), media_type=MEDIA_TYPE)
 
 
 def _answer(check: Check) -> Response:

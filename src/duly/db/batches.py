@@ -7,10 +7,13 @@ its rows does, is run again row by row, so that nobody suffers for a neighbour.
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from time import monotonic
 from typing import Any
 
+from duly.db.slow import sharers
 from duly.db.statements import Row, Statement
 from duly.errors import DulyError
+from duly.kit.logs import request_id_var
 
 log = logging.getLogger(__name__)
 
@@ -18,8 +21,9 @@ MOST_ROWS = 64
 # With two batches on their way the server works on one while this process reads the answer of the other.
 MOST_BATCHES = 2
 
-Run = Callable[[Statement, Mapping[str, Any]], Awaitable[Sequence[Row]]]
-_Waiting = tuple[dict[str, Any], "asyncio.Future[Row | None]"]
+Run = Callable[[Statement, Mapping[str, Any], float], Awaitable[Sequence[Row]]]
+"""Runs a statement for those of whom the first came at this time of `monotonic`."""
+_Waiting = tuple[dict[str, Any], "asyncio.Future[Row | None]", str, float]
 
 
 class Batches:
@@ -37,7 +41,7 @@ class Batches:
     async def first(self, values: dict[str, Any]) -> Row | None:
         """The first row for these values, or None. Raises whatever the statement alone would raise."""
         answer: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
-        self._gathered.append((values, answer))
+        self._gathered.append((values, answer, request_id_var.get(), monotonic()))
         if self._due is None and self._running < MOST_BATCHES:
             # It begins in the next turn of the loop, and takes what this turn has gathered.
             self._due = asyncio.create_task(self._serve())
@@ -58,14 +62,17 @@ class Batches:
         if len(batch) == 1:
             await self._answer_alone(batch[0])
             return
+        # What is logged here is of all of them, and the task is none of theirs.
+        request_id_var.set(batch[0][2])
+        sharers.set([request_id for _, _, request_id, _ in batch])
         many = self._statement.many
         assert many is not None  # noqa: S101 - only such statements come here
-        columns = {name: [values[name] for values, _ in batch] for name in batch[0][0]}
+        columns = {name: [values[name] for values, _, _, _ in batch] for name in batch[0][0]}
         try:
-            rows = await self._run(many, columns)
+            rows = await self._run(many, columns, batch[0][3])
         except DulyError as error:
             # The database itself does not serve, or gave the transaction up: alone each would only wait to hear it.
-            for _, answer in batch:
+            for _, answer, _, _ in batch:
                 if not answer.done():
                     answer.set_exception(error)
             return
@@ -77,14 +84,18 @@ class Batches:
         names = self._statement.many_key
         width = len(names)
         found = {tuple(row[:width]): row[width:] for row in rows}
-        for values, answer in batch:
+        for values, answer, _, _ in batch:
             if not answer.done():
                 answer.set_result(found.get(tuple(values[name] for name in names)))
 
     async def _answer_alone(self, waiting: _Waiting) -> None:
-        values, answer = waiting
+        values, answer, request_id, since = waiting
+        if request_id_var.get() != request_id:
+            request_id_var.set(request_id)
+        if sharers.get():
+            sharers.set(())
         try:
-            rows = await self._run(self._statement, values)
+            rows = await self._run(self._statement, values, since)
         except Exception as error:  # noqa: BLE001 - it belongs to the request that waits
             if not answer.done():
                 answer.set_exception(error)

@@ -28,8 +28,39 @@ class TransactionAborted(DulyError):
         super().__init__("The database is busy with conflicting changes. Try again.", retry_after=1)
 
 
+class Tally:
+    """A count that only rises."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+
+unavailable = Tally()
+"""How often the database did not serve this process, which has one."""
+
+
+class WritesRefused(Unavailable):
+    """The database takes no writes for now: its disk is full or failing, or it is in its read-only mode.
+
+    Reads may go on, so whoever wrote only in order to read better can do without.
+    """
+
+
+def writes_refused(retry_after: int = 5) -> WritesRefused:
+    """The answer to a write meanwhile; details are for the log, not for the client."""
+    unavailable.count += 1
+    return WritesRefused(
+        "The database takes no writes right now. Nothing was changed; try again.",
+        code="DATABASE_UNAVAILABLE",
+        retry_after=retry_after,
+    )
+
+
 def database_down(retry_after: int = 5) -> Unavailable:
     """The answer while the database does not answer; details are for the log, not for the client."""
+    unavailable.count += 1
     return Unavailable(
         "The database does not answer right now. Nothing was lost; try again.",
         code="DATABASE_UNAVAILABLE",

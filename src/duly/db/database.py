@@ -23,7 +23,7 @@ async def open_database(settings: Settings) -> Database:
         path = Path(str(address.path))
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            return SqliteDatabase(path)
+            return SqliteDatabase(path, slow_seconds=settings.slow_statement_seconds)
         except apsw.Error as error:
             raise OSError(str(error)) from error
     prepared = settings.database_prepared_statements
@@ -32,6 +32,7 @@ async def open_database(settings: Settings) -> Database:
         pool_size=settings.database_pool_size,
         overflow=settings.database_max_overflow,
         prepared=not address.transaction_pooler if prepared is None else prepared,
+        slow_seconds=settings.slow_statement_seconds,
     )
     await database.open()
     return database

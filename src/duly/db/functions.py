@@ -13,7 +13,8 @@ from duly.db.types import Instant
 
 # Its ON CONFLICT is spelt alike on both dialects, and both compilers read it.
 __all__ = [
-    "array_of", "has_tag", "hold_name", "insert_on_conflict", "json_document", "named", "plain_text", "rows_of",
+    "array_of", "hold_name", "insert_on_conflict", "is_among", "json_document", "named", "plain_text",
+    "rows_of",
 ]  # fmt: skip
 
 _INSTANT_FORMAT = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
@@ -80,24 +81,25 @@ def _postgres_document(element: Any, compiler: Any, **kw: Any) -> str:
     return "('{' || " + " || ',' || ".join(parts) + " || '}')"
 
 
-class has_tag(GenericFunction[bool]):  # noqa: N801 - SQLAlchemy names a SQL function by its class
-    """Whether a JSON array of texts holds exactly this text: `has_tag(column, text)`."""
+class is_among(GenericFunction[bool]):  # noqa: N801 - SQLAlchemy names a SQL function by its class
+    """Whether a text is in a JSON array of texts: `is_among(column, bindparam("values", type_=document()))`."""
 
     type = Boolean()
     inherit_cache = True
-    name = "has_tag"
+    name = "is_among"
 
 
-@compiles(has_tag, "sqlite")
-def _sqlite_has_tag(element: Any, compiler: Any, **kw: Any) -> str:
-    column, text = (compiler.process(clause, **kw) for clause in element.clauses)
-    return f"EXISTS (SELECT 1 FROM json_each({column}) WHERE json_each.value = {text})"  # noqa: S608 - SQL of the compiler
+@compiles(is_among, "sqlite")
+def _sqlite_is_among(element: Any, compiler: Any, **kw: Any) -> str:
+    column, texts = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"({column} IN (SELECT value FROM json_each({texts})))"  # noqa: S608 - SQL of the compiler
 
 
-@compiles(has_tag, "postgresql")
-def _postgres_has_tag(element: Any, compiler: Any, **kw: Any) -> str:
-    column, text = (compiler.process(clause, **kw) for clause in element.clauses)
-    return f"({column} ? {text})"
+@compiles(is_among, "postgresql")
+def _postgres_is_among(element: Any, compiler: Any, **kw: Any) -> str:
+    column, texts = (compiler.process(clause, **kw) for clause in element.clauses)
+    # As an array it is looked up in an index; as a subquery it may be compared with every row.
+    return f"({column} = ANY (ARRAY(SELECT jsonb_array_elements_text({texts}))))"
 
 
 class hold_name(GenericFunction[str]):  # noqa: N801 - SQLAlchemy names a SQL function by its class

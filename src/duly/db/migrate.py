@@ -44,6 +44,12 @@ TRIGGERS = {
     "tasks_changed": "tasks", "tasks_created": "tasks", "tasks_kept": "tasks", "tasks_removed": "tasks",
     "users_created": "users",
 }  # fmt: skip
+# SQLite's full-text index is kept by triggers of its own.
+SQLITE_TRIGGERS = TRIGGERS | {
+    "task_words_added": "task_words", "task_words_changed": "task_words", "task_words_removed": "task_words",
+}  # fmt: skip
+# The full-text indexes, which tables in Python cannot say: on SQLite a table, with those that FTS5 makes beside it.
+SEARCH_TABLE, SEARCH_INDEX = "task_words_index", "ix_task_words_words"
 Result = TypeVar("Result")
 
 # What it says of each step is noise in the log: the caller says which revision came of it.
@@ -115,6 +121,11 @@ def head() -> str:
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
+def knows(revision: str) -> bool:
+    """Whether this code has that revision; a newer version's it has not."""
+    return any(known.revision == revision for known in ScriptDirectory.from_config(_config()).walk_revisions())
+
+
 async def upgrade(address: DatabaseAddress, revision: str = "head") -> tuple[str | None, str | None]:
     """Apply what is missing, all or nothing; the revisions before and after."""
 
@@ -146,20 +157,37 @@ async def differences(address: DatabaseAddress) -> list[str]:
     """What the database's schema lacks or has too much, compared with the tables of this code."""
 
     def work(connection: Connection) -> list[str]:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        options = {"compare_type": True, "include_name": is_told_by_name, "include_object": is_compared}
+        context = MigrationContext.configure(connection, opts=options)
         found = [str(difference) for difference in compare_metadata(context, SQLModel.metadata)]
-        return found + _missing_triggers(connection)
+        return found + _missing_parts(connection)
 
     return await _on_connection(address, work, reads=True)
 
 
-def _missing_triggers(connection: Connection) -> list[str]:
-    sql = "SELECT name FROM sqlite_schema WHERE type = 'trigger'"
+def is_told_by_name(name: str | None, kind: str, _: Any) -> bool:
+    """Alembic's `include_name`: whether the tables in Python speak of it. The full-text index they cannot say."""
+    return not (kind == "table" and (name or "").startswith(SEARCH_TABLE)) and name != SEARCH_INDEX
+
+
+def is_compared(item: Any, _name: str | None, kind: str, *_: Any) -> bool:
+    """Alembic's `include_object`: whether it can be compared."""
+    # What a column is computed from each database spells in its own way; that it is there its index shows.
+    return not (kind == "column" and item.computed is not None)
+
+
+def _missing_parts(connection: Connection) -> list[str]:
+    """What no comparison of tables sees."""
+    names, triggers = "SELECT name FROM sqlite_schema WHERE type IN ('trigger', 'table')", SQLITE_TRIGGERS
+    search = SEARCH_TABLE
     if connection.dialect.name == "postgresql":
-        # One that is switched off is as good as missing.
-        sql = "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D'"
-    there = set(connection.execute(text(sql)).scalars())
-    return [f"trigger {name} of {table} is missing" for name, table in TRIGGERS.items() if name not in there]
+        # A trigger that is switched off is as good as missing, and so is an index that was not built to its end.
+        names = """SELECT tgname FROM pg_trigger WHERE NOT tgisinternal AND tgenabled <> 'D'
+            UNION ALL SELECT relname FROM pg_class JOIN pg_index ON indexrelid = pg_class.oid WHERE indisvalid"""
+        triggers, search = TRIGGERS, SEARCH_INDEX
+    there = set(connection.execute(text(names)).scalars())
+    missing = [f"trigger {name} of {table} is missing" for name, table in triggers.items() if name not in there]
+    return missing + ([] if search in there else [f"the full-text index {search} of task_words is missing"])
 
 
 def upgrade_sql(dialect: str, revision: str = "head") -> str:

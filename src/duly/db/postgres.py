@@ -3,86 +3,34 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from time import monotonic
+from typing import Any
 
 import asyncpg
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.engine import Dialect
 
 from duly.db.batches import Batches
-from duly.db.conflicts import ForeignKeyViolation, TransactionAborted, UniqueViolation, database_down
+from duly.db.postgres_faults import FAULTS, GONE, discard, run_again, translate
+from duly.db.slow import SlowStatements
 from duly.db.statements import Row, Statement, sql_log
-from duly.db.unit import Unit
+from duly.db.unit import Connections, Listener, Unit
 from duly.db.url import DatabaseAddress
-from duly.errors import StorageFull
-
-log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 # A locked table or a hung server must become a 503 within 5 s, so each step gets less.
 STATEMENT_SECONDS = 4.0
 ACQUIRE_SECONDS = 4.0
 CONNECT_SECONDS = 4.0
+# What one has that waited for others before it, however long: by then these were told that the server does not answer.
+LEAST_SECONDS = 0.8
 
 STOP_SECONDS = 2.0
-
-# What an idle connection says that died, and how long to wait before the next one is tried: the others died with it,
-# as a rule, and the loop needs a moment to notice.
-_GONE = (
-    asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresConnectionError, asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError, asyncpg.CannotConnectNowError, asyncpg.IdleSessionTimeoutError, ConnectionError,
-)  # fmt: skip
-PAUSES = (0.01, 0.1)
-# TimeoutError is an OSError. It is no lost connection: trying again would take as long again.
-_FAULTS = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError)
 
 
 def make_dialect() -> Dialect:
     """The SQLAlchemy dialect that statements are compiled for."""
     return PGDialect_asyncpg()  # type: ignore[no-untyped-call]
-
-
-def translate(error: Exception) -> Exception:
-    """The error tree's word for what the driver raised."""
-    if isinstance(error, asyncpg.UniqueViolationError):
-        return UniqueViolation(error.constraint_name or "")
-    if isinstance(error, asyncpg.ForeignKeyViolationError):
-        return ForeignKeyViolation()
-    if isinstance(error, (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)):
-        return TransactionAborted()
-    if isinstance(error, asyncpg.DiskFullError):
-        return StorageFull("The database's disk is full. Nothing was changed; tell the operator.")
-    if isinstance(
-        error,
-        (*_GONE, OSError, asyncpg.OperatorInterventionError, asyncpg.InsufficientResourcesError,
-         asyncpg.LockNotAvailableError, asyncpg.InvalidAuthorizationSpecificationError,
-         asyncpg.InvalidCatalogNameError),
-    ):  # fmt: skip
-        log.error("PostgreSQL does not serve: %s: %s", type(error).__name__, error)
-        return database_down()
-    return error
-
-
-def _discard(connection: Any) -> None:
-    """Close a connection whose state is unknown. The pool may have noticed first, and then it is closed already."""
-    with contextlib.suppress(asyncpg.InterfaceError):
-        connection.terminate()
-
-
-async def _again(work: Callable[[], Awaitable[Result]]) -> Result:
-    """Do it on the next connection while it meets one that had died. Raises what `translate` gives."""
-    for pause in PAUSES:
-        try:
-            return await work()
-        except _GONE:
-            await asyncio.sleep(pause)
-        except _FAULTS as error:
-            raise translate(error) from error
-    try:
-        return await work()
-    except _FAULTS as error:
-        raise translate(error) from error
 
 
 async def _keep_state(_: Any) -> None:
@@ -96,8 +44,12 @@ class PostgresDatabase:
     needs it.
     """
 
-    def __init__(self, address: DatabaseAddress, *, pool_size: int, overflow: int, prepared: bool) -> None:
+    def __init__(self, address: DatabaseAddress, *, pool_size: int, overflow: int, prepared: bool,
+                 slow_seconds: float = 0.0) -> None:  # fmt: skip
         self.dialect = make_dialect()
+        self.slow = SlowStatements(slow_seconds)
+        self._waiting = 0
+        self.listeners: list[Listener] = []
         self._address = address
         self._prepared = prepared
         self._batches: dict[Statement, Batches] = {}
@@ -112,13 +64,22 @@ class PostgresDatabase:
             timeout=CONNECT_SECONDS,
             statement_cache_size=200 if prepared else 0,
             reset=_keep_state,
+            connect=self._connect if address.sslcert else None,
         )
+
+    async def _connect(self, *places: Any, **arguments: Any) -> Any:
+        """A certificate of Duly's own lives shortly: each new connection shows the one that is there by then."""
+        try:
+            arguments["ssl"] = self._address.ssl_argument()
+        except ValueError as error:
+            raise ConnectionError(str(error)) from error
+        return await asyncpg.connect(*places, **arguments)
 
     async def open(self) -> None:
         """Connect once, so that a wrong address is found at the start. Raises what `translate` gives."""
         try:
             await self._pool
-        except _FAULTS as error:
+        except FAULTS as error:
             raise translate(error) from error
         await self.ping()
 
@@ -126,17 +87,19 @@ class PostgresDatabase:
         """All rows, in a transaction of its own. A read on a connection that had died is tried once more."""
         return await self._fetch(statement, values)
 
-    async def _fetch(self, statement: Statement, values: Mapping[str, Any]) -> Sequence[Row]:
+    async def _fetch(
+        self, statement: Statement, values: Mapping[str, Any], since: float | None = None
+    ) -> Sequence[Row]:
         plan = statement.plan(self.dialect)
         arguments = plan.arguments(values)
         try:
-            return plan.rows(await self._run(plan.sql, arguments))
-        except _GONE as error:
+            return plan.rows(await self._run(plan.sql, arguments, since))
+        except GONE as error:
             if statement.writes:
                 raise translate(error) from error
-        except _FAULTS as error:
+        except FAULTS as error:
             raise translate(error) from error
-        return plan.rows(await _again(lambda: self._run(plan.sql, arguments)))
+        return plan.rows(await run_again(lambda: self._run(plan.sql, arguments, since)))
 
     async def first(self, statement: Statement, **values: Any) -> Row | None:
         """The first row or None; a statement that has a form for many rows is run together with others that wait."""
@@ -148,24 +111,43 @@ class PostgresDatabase:
         rows = await self._fetch(statement, values)
         return rows[0] if rows else None
 
-    async def _run(self, sql: str, arguments: list[Any]) -> Sequence[Row]:
+    async def _run(self, sql: str, arguments: list[Any], since: float | None = None) -> Sequence[Row]:
+        """`since` is when the first of those who wait for it came, where that is not now."""
         if sql_log.isEnabledFor(logging.DEBUG):
             sql_log.debug(sql)
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + STATEMENT_SECONDS
-        async with self.connection() as connection:
-            rows: Sequence[Row]
-            if self._prepared:
-                rows = await connection.fetch(sql, *arguments, timeout=deadline - clock())
-            else:
-                async with connection.transaction():
-                    rows = await connection.fetch(sql, *arguments, timeout=deadline - clock())
+        begun = monotonic()
+        deadline = begun + STATEMENT_SECONDS
+        if since is not None:
+            deadline = max(since + STATEMENT_SECONDS, begun + LEAST_SECONDS)
+        sent: float | None = None
+        rows: Sequence[Row] | None = None
+        try:
+            async with self.connection(deadline - begun) as connection:
+                sent = monotonic()
+                if self._prepared:
+                    rows = await connection.fetch(sql, *arguments, timeout=deadline - sent)
+                else:
+                    async with connection.transaction():
+                        rows = await connection.fetch(sql, *arguments, timeout=deadline - monotonic())
+        finally:
+            self.note(sql, rows, begun, sent, monotonic())
+        assert rows is not None  # noqa: S101 - fetched, or it raised
         return rows
 
+    def note(self, sql: str, rows: Sequence[Row] | None, begun: float, sent: float | None, done: float) -> None:
+        """What took long since `begun`; `sent` is when there was a connection."""
+        if done - begun >= self.slow.limit:
+            sent = done if sent is None else sent  # no connection came
+            self.slow.note(sql, done - sent, None if rows is None else len(rows), waited=sent - begun)
+
     @contextlib.asynccontextmanager
-    async def connection(self) -> AsyncIterator[Any]:
+    async def connection(self, seconds: float = ACQUIRE_SECONDS) -> AsyncIterator[Any]:
         """A pooled connection. One that broke is closed; one that did not answer in time is told to stop first."""
-        connection = await self._pool.acquire(timeout=ACQUIRE_SECONDS)
+        self._waiting += 1
+        try:
+            connection = await self._pool.acquire(timeout=seconds)
+        finally:
+            self._waiting -= 1
         try:
             yield connection
         except (TimeoutError, asyncio.CancelledError):
@@ -173,8 +155,8 @@ class PostgresDatabase:
             # than it takes connections. The caller is answered meanwhile.
             self.later(self._pool.release(connection, timeout=STOP_SECONDS))
             raise
-        except _GONE:
-            _discard(connection)
+        except GONE:
+            discard(connection)
             await self._pool.release(connection)
             raise
         except BaseException:
@@ -186,7 +168,7 @@ class PostgresDatabase:
         """Clean up behind the caller's back; what goes wrong closes the connection, which is all it is for."""
 
         async def run() -> None:
-            with contextlib.suppress(*_FAULTS):
+            with contextlib.suppress(*FAULTS):
                 await work
 
         task = asyncio.create_task(run())
@@ -201,16 +183,21 @@ class PostgresDatabase:
         """One writing statement, which the server commits as it runs it: one round trip instead of three."""
         return PostgresSingle(self) if self._prepared else PostgresUnit(self)
 
+    def connections(self) -> Connections:
+        """The pool as it stands."""
+        size, idle = self._pool.get_size(), self._pool.get_idle_size()
+        return Connections(in_use=size - idle, idle=idle, limit=sum(self._sizes), waiting=self._waiting)
+
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""
-        await _again(lambda: self._run("SELECT 1", []))
+        await run_again(lambda: self._run("SELECT 1", []))
 
     async def report(self) -> dict[str, Any]:
         """Versions, durability and pool. Raises `Unavailable`."""
         names = ("server_version", "synchronous_commit", "fsync")
         try:
             rows = await self._run("SELECT name, setting FROM pg_settings WHERE name = ANY($1::text[])", [list(names)])
-        except _FAULTS as error:
+        except FAULTS as error:
             raise translate(error) from error
         values = {row[0]: row[1] for row in rows}
         return {
@@ -241,7 +228,7 @@ class PostgresUnit(Unit):
     """A transaction on one connection, taken from the pool by the first write."""
 
     def __init__(self, database: PostgresDatabase) -> None:
-        super().__init__()
+        super().__init__(database.listeners)
         self._database = database
         self._stack = contextlib.AsyncExitStack()
         self._connection: Any = None
@@ -256,25 +243,34 @@ class PostgresUnit(Unit):
         plan = statement.plan(self._database.dialect)
         if sql_log.isEnabledFor(logging.DEBUG):
             sql_log.debug(plan.sql)
+        begun = monotonic()
+        rows: Sequence[Row] | None = None
         try:
-            return plan.rows(await self._connection.fetch(plan.sql, *plan.arguments(values)))
-        except _FAULTS as error:
+            rows = await self._connection.fetch(plan.sql, *plan.arguments(values))
+        except FAULTS as error:
             self._is_late = isinstance(error, TimeoutError)
             raise translate(error) from error
+        finally:
+            self._database.slow.note(plan.sql, monotonic() - begun, None if rows is None else len(rows))
+        return plan.rows(rows)
 
     async def begin(self) -> None:
         """Begin on a live connection: one that died while it was idle is replaced."""
         if self._connection is None:
-            await _again(self._enter)
+            await run_again(self._enter)
 
     async def _enter(self) -> None:
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + STATEMENT_SECONDS
-        async with contextlib.AsyncExitStack() as stack:
-            connection = await stack.enter_async_context(self._database.connection())
-            await connection.execute("BEGIN", timeout=deadline - clock())
-            self._stack = stack.pop_all()
-        self._connection = connection
+        begun = monotonic()
+        sent: float | None = None
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                connection = await stack.enter_async_context(self._database.connection())
+                sent = monotonic()
+                await connection.execute("BEGIN", timeout=begun + STATEMENT_SECONDS - sent)
+                self._stack = stack.pop_all()
+                self._connection = connection
+        finally:
+            self._database.note("BEGIN", () if self._connection else None, begun, sent, monotonic())
 
     async def _commit(self) -> None:
         await self._end("COMMIT")
@@ -294,15 +290,19 @@ class PostgresUnit(Unit):
         connection, self._connection = self._connection, None
         if connection is None:
             return
+        begun = monotonic()
         async with self._stack:
+            done = None
             try:
                 done = await connection.execute(verb)
             except BaseException as error:
                 # The transaction's state is unknown: the connection must not be used again.
-                _discard(connection)
-                if isinstance(error, _FAULTS):
+                discard(connection)
+                if isinstance(error, FAULTS):
                     raise translate(error) from error
                 raise
+            finally:
+                self._database.slow.note(verb, monotonic() - begun, None if done is None else 0)
         if done != verb:
             # After a failed statement the server answers COMMIT with ROLLBACK, and no error says so.
             raise RuntimeError("a statement of this unit failed and the unit went on: nothing was committed")
@@ -312,7 +312,7 @@ class PostgresSingle(Unit):
     """One writing statement, its own transaction. A second one is a fault of the program."""
 
     def __init__(self, database: PostgresDatabase) -> None:
-        super().__init__()
+        super().__init__(database.listeners)
         self._database = database
         self._wrote = False
 

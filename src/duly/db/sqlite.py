@@ -2,36 +2,30 @@
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import local
+from time import monotonic
 from typing import Any, TypeVar
 
 import apsw
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import Dialect
 
-from duly.db.conflicts import ForeignKeyViolation, UniqueViolation, database_down
-from duly.db.sqlite_names import constraint_name
+from duly.db.conflicts import database_down, writes_refused
+from duly.db.slow import SlowStatements
+from duly.db.sqlite_connections import BUSY_MILLISECONDS, open_connection
+from duly.db.sqlite_faults import translate
 from duly.db.statements import Row, Statement, sql_log
-from duly.db.unit import Unit
-from duly.errors import DulyError, StorageFull
+from duly.db.unit import Connections, Listener, Unit
+from duly.errors import DulyError
+
+__all__ = ["SqliteDatabase", "make_dialect", "open_connection", "translate"]
 
 log = logging.getLogger(__name__)
 
-BUSY_MILLISECONDS = 4000
 SLOW_READERS = 2
-PRAGMAS = (
-    "synchronous=FULL",
-    "foreign_keys=ON",
-    "cache_size=-65536",
-    "temp_store=MEMORY",
-    # 32 MB between checkpoints: a page that many commits touch is copied back once. SQLite's default of 4 MB cost a
-    # third of the writes per second.
-    "wal_autocheckpoint=8000",
-)
 Result = TypeVar("Result")
 
 
@@ -40,63 +34,22 @@ def make_dialect() -> Dialect:
     return SQLiteDialect_pysqlite(paramstyle="qmark")
 
 
-def open_connection(path: Path) -> apsw.Connection:
-    """A connection as every part of Duly must have it: WAL, durable commits, foreign keys, bounded waiting.
-
-    `synchronous=FULL` because NORMAL loses acknowledged commits when the power goes.
-    """
-    connection = apsw.Connection(str(path), statementcachesize=256)
-    connection.set_busy_timeout(BUSY_MILLISECONDS)
-    _switch_to_wal(connection)
-    for pragma in PRAGMAS:
-        connection.execute(f"PRAGMA {pragma}").fetchall()
-    return connection
-
-
-def _switch_to_wal(connection: apsw.Connection) -> None:
-    # SQLite's own waiting leaves this out, so of two processes that open a new file at once one would be refused.
-    deadline = time.monotonic() + BUSY_MILLISECONDS / 1000
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL").fetchall()
-            return
-        except apsw.BusyError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.005)
-
-
-def translate(error: apsw.Error) -> Exception:
-    """The error tree's word for what SQLite raised."""
-    if isinstance(error, apsw.ConstraintError):
-        text = str(error)
-        if text.startswith("UNIQUE constraint failed: "):
-            return UniqueViolation(constraint_name(text.removeprefix("UNIQUE constraint failed: ")))
-        if text.startswith("FOREIGN KEY"):
-            return ForeignKeyViolation()
-        return error
-    if isinstance(error, apsw.FullError):
-        return StorageFull("The server's disk is full. Nothing was changed; tell the operator.")
-    if isinstance(error, (apsw.BusyError, apsw.LockedError, apsw.IOError, apsw.CantOpenError, apsw.ReadOnlyError)):
-        log.error("SQLite does not serve: %s", error)
-        return database_down(retry_after=1)
-    return error
-
-
 class SqliteDatabase:
     """One file, opened once per process.
 
     Reads are microseconds and run where they are; statements marked slow run in threads with connections of their own.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, slow_seconds: float = 0.0) -> None:
         self.path = path
+        self.slow = SlowStatements(slow_seconds)
         self.dialect = make_dialect()
+        self.listeners: list[Listener] = []
         self._reader = open_connection(path)
         self._reader.execute("PRAGMA query_only=ON")
         self._threads = ThreadPoolExecutor(SLOW_READERS, thread_name_prefix="sqlite-read")
         self._of_thread = local()
-        self.writer = Writer(path)
+        self.writer = Writer(path, self.slow)
 
     async def fetch(self, statement: Statement, **values: Any) -> Sequence[Row]:
         """All rows, from the last committed state."""
@@ -104,13 +57,19 @@ class SqliteDatabase:
         arguments = plan.arguments(values)
         if sql_log.isEnabledFor(logging.DEBUG):
             sql_log.debug(plan.sql)
+        begun = monotonic()
+        rows: Sequence[Row] | None = None
         try:
             if statement.slow:
                 loop = asyncio.get_running_loop()
-                return plan.rows(await loop.run_in_executor(self._threads, self._fetch_in_thread, plan.sql, arguments))
-            return plan.rows(self._reader.execute(plan.sql, arguments).fetchall())
+                rows = await loop.run_in_executor(self._threads, self._fetch_in_thread, plan.sql, arguments)
+            else:
+                rows = self._reader.execute(plan.sql, arguments).fetchall()
         except apsw.Error as error:
             raise translate(error) from error
+        finally:
+            self.slow.note(plan.sql, monotonic() - begun, None if rows is None else len(rows))
+        return plan.rows(rows)
 
     async def first(self, statement: Statement, **values: Any) -> Row | None:
         """The first row or None."""
@@ -122,6 +81,10 @@ class SqliteDatabase:
         return SqliteUnit(self)
 
     single = unit
+
+    def connections(self) -> Connections:
+        """The writing connection, and the units that wait for their turn."""
+        return self.writer.connections()
 
     async def ping(self) -> None:
         """Read one page. Raises `Unavailable`."""
@@ -167,8 +130,10 @@ class Writer:
     commits at once.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, slow: SlowStatements) -> None:
         self._connection = open_connection(path)
+        self._slow = slow
+        self._waiting = 0
         # Another process's lock is waited for in `_begin`, where the loop goes on meanwhile.
         self._connection.set_busy_timeout(0)
         self._turn = asyncio.Lock()
@@ -181,9 +146,22 @@ class Writer:
         """The value of a pragma on the writing connection."""
         return self._connection.pragma(name)
 
+    def connections(self) -> Connections:
+        """One, in use while somebody has the turn."""
+        in_use = int(self._turn.locked())
+        return Connections(in_use=in_use, idle=1 - in_use, limit=1, waiting=self._waiting)
+
     async def enter(self) -> None:
         """Wait for the turn and open a savepoint, within the group's transaction or a new one."""
-        arrived = asyncio.get_running_loop().time()
+        arrived = monotonic()
+        self._waiting += 1
+        try:
+            await self._take_turn(arrived)
+        finally:
+            self._waiting -= 1
+            self._slow.note("BEGIN IMMEDIATE", 0.0, 0, waited=monotonic() - arrived)
+
+    async def _take_turn(self, arrived: float) -> None:
         await self._turn.acquire()
         try:
             if self._closed:
@@ -203,11 +181,16 @@ class Writer:
             sql_log.debug(sql)
         if not self._connection.in_transaction:
             # A full disk or an I/O error made SQLite roll everything back: this would be a transaction of its own.
-            raise database_down(retry_after=1)
+            raise writes_refused(retry_after=1)
+        begun = monotonic()
+        rows: list[Any] | None = None
         try:
-            return self._connection.execute(sql, arguments).fetchall()
+            rows = self._connection.execute(sql, arguments).fetchall()
         except apsw.Error as error:
             raise translate(error) from error
+        finally:
+            self._slow.note(sql, monotonic() - begun, None if rows is None else len(rows))
+        return rows
 
     async def commit(self) -> None:
         """Close the savepoint, give the turn away, and come back when the group is durable."""
@@ -270,7 +253,7 @@ class Writer:
                 self._connection.execute("BEGIN IMMEDIATE")
                 return
             except apsw.BusyError:
-                if asyncio.get_running_loop().time() >= deadline:
+                if monotonic() >= deadline:
                     raise
             await asyncio.sleep(pause)
             pause = min(2 * pause, 0.05)
@@ -280,12 +263,17 @@ class Writer:
             group, self._group = self._group, []
             if not group:
                 return
+            begun = monotonic()
+            is_done = False
             try:
                 await self._in_thread(lambda: self._connection.execute("COMMIT"))
+                is_done = True
             except apsw.Error as error:
                 self._group = group
                 self._abandon(error)
                 return
+            finally:
+                self._slow.note("COMMIT", monotonic() - begun, 0 if is_done else None)
             for durable in group:
                 if not durable.done():
                     durable.set_result(None)
@@ -318,7 +306,7 @@ class SqliteUnit(Unit):
     """A unit on the one writer. Reads before the first write see the last committed state and wait for nobody."""
 
     def __init__(self, database: SqliteDatabase) -> None:
-        super().__init__()
+        super().__init__(database.listeners)
         self._database = database
         self._writing = False
 

@@ -1,13 +1,18 @@
 """The transaction: begun by the first write, committed by the edge before the reply, rolled back on any error."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from sqlalchemy.engine import Dialect
 
+from duly.db.slow import SlowStatements
 from duly.db.statements import Row, Statement
 from duly.errors import DulyError
+
+Listener = Callable[[str], None]
 
 
 class Reader(Protocol):
@@ -29,8 +34,10 @@ class Unit(Reader):
     back, unless it says `keeps_writes`: then what was written is committed and the error goes on.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, listeners: Sequence[Listener]) -> None:
         self._after_commit: list[Callable[[], None]] = []
+        self._listeners = listeners
+        self._announced: set[str] = set()
 
     async def fetch(self, statement: Statement, **values: Any) -> Sequence[Row]:
         """All rows; a writing statement begins the transaction.
@@ -58,6 +65,17 @@ class Unit(Reader):
         """Run `action` once the transaction is durable; it must neither block nor raise."""
         self._after_commit.append(action)
 
+    def announce(self, topic: str) -> None:
+        """Tell the database's listeners, once the transaction is durable, that there is something new under `topic`.
+
+        However often it is said within one transaction, they are told once.
+        """
+        if topic in self._announced:
+            return
+        self._announced.add(topic)
+        for listener in self._listeners:
+            self._after_commit.append(partial(listener, topic))
+
     async def _commit(self) -> None:
         raise NotImplementedError
 
@@ -66,6 +84,7 @@ class Unit(Reader):
 
     def _run_after_commit(self) -> None:
         actions, self._after_commit = self._after_commit, []
+        self._announced.clear()
         for action in actions:
             action()
 
@@ -82,10 +101,23 @@ class Unit(Reader):
             await self._rollback()
 
 
+@dataclass(frozen=True, slots=True)
+class Connections:
+    """PostgreSQL's pool; on SQLite the one writing connection, for which units wait."""
+
+    in_use: int
+    idle: int
+    limit: int
+    waiting: int
+
+
 class Database(Reader, Protocol):
     """One process's access to the database. Reads outside a unit are each a transaction of their own."""
 
     dialect: Dialect
+    slow: SlowStatements
+    listeners: list[Listener]
+    """Called with each topic that a unit announced, after its commit; they must neither block nor raise."""
 
     def unit(self) -> Unit:
         """A transaction over any number of statements."""
@@ -93,6 +125,10 @@ class Database(Reader, Protocol):
 
     def single(self) -> Unit:
         """A unit of exactly one writing statement, which the database may run together with others that wait."""
+        ...
+
+    def connections(self) -> Connections:
+        """How many there are, and how many callers wait for one, right now."""
         ...
 
     async def ping(self) -> None:

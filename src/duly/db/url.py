@@ -4,26 +4,19 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from ssl import PROTOCOL_TLS_CLIENT, SSLContext, TLSVersion
-from typing import Any, Final, Literal, get_args
+from ssl import SSLContext
+from typing import Any, Final, Literal
 from urllib.parse import quote, unquote, unquote_plus
 
-SslMode = Literal["disable", "prefer", "require", "verify-ca", "verify-full"]
+from duly.db.tls import ClientTls, SslMode, expand, read_tls
 
 DEFAULT_PORT: Final = 5432
 # Supabase, and PgBouncer where it stands beside a database, listen here in transaction mode.
 TRANSACTION_PORT: Final = 6543
-_HOME_ROOTS = "~/.postgresql/root.crt"
 
 _POSTGRES_DRIVERS = {"", "asyncpg", "psycopg", "psycopg_async", "psycopg2", "psycopg2cffi", "pg8000"}
 _SQLITE_DRIVERS = {"", "apsw", "aiosqlite", "pysqlite"}
 
-_SSL_WORDS: Mapping[str, SslMode] = {
-    "disable": "disable", "false": "disable", "0": "disable", "off": "disable",
-    "allow": "prefer", "prefer": "prefer",
-    "require": "require", "true": "require", "1": "require", "on": "require", "no-verify": "require",
-    "verify-ca": "verify-ca", "verify_ca": "verify-ca", "verify-full": "verify-full", "verify_full": "verify-full",
-}  # fmt: skip
 _SESSION_KINDS = {"any", "primary", "standby", "read-write", "read-only", "prefer-standby"}
 _SETTINGS = {"application_name", "search_path", "statement_timeout", "lock_timeout", "options"}
 
@@ -61,6 +54,8 @@ class DatabaseAddress:
     database: str | None = None
     ssl: SslMode = "prefer"
     sslrootcert: str | None = None
+    sslcert: str | None = None
+    sslkey: str | None = None
     server_settings: Mapping[str, str] = field(default_factory=dict)
     target_session_attrs: str | None = None
     transaction_pooler: bool = False
@@ -86,29 +81,16 @@ class DatabaseAddress:
             "user": self.user,
             "password": self.password,
             "database": self.database,
-            "ssl": self._ssl_argument(),
-            "server_settings": dict(self.server_settings) or None,
+            "ssl": self.ssl_argument(),
+            # What operators see in pg_stat_activity, unless the address names it otherwise.
+            "server_settings": {"application_name": "duly", **self.server_settings},
             "target_session_attrs": self.target_session_attrs,
         }
         return {name: value for name, value in arguments.items() if value is not None}
 
-    def _ssl_argument(self) -> str | SSLContext:
-        # As in libpq, `require` with a root certificate verifies too, only not the host's name.
-        if not self.ssl.startswith("verify") and not (self.ssl == "require" and self.sslrootcert):
-            return self.ssl
-        context = SSLContext(PROTOCOL_TLS_CLIENT)
-        context.minimum_version = TLSVersion.TLSv1_2
-        context.check_hostname = self.ssl == "verify-full"
-        chosen = self.sslrootcert or (_HOME_ROOTS if _expand(_HOME_ROOTS).is_file() else "system")
-        try:
-            if chosen == "system":
-                context.load_default_certs()
-            else:
-                context.load_verify_locations(cafile=_expand(chosen))
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise ValueError(f"sslrootcert: cannot use {chosen} ({reason}); name a readable PEM file") from None
-        return context
+    def ssl_argument(self) -> str | SSLContext:
+        """What asyncpg takes as `ssl`, from the files as they are now. Raises ValueError as `asyncpg_arguments`."""
+        return ClientTls(self.ssl, self.sslrootcert, self.sslcert, self.sslkey).argument()
 
 
 def parse_database_url(url: str | None, data_dir: Path) -> DatabaseAddress:
@@ -168,7 +150,7 @@ def _parse_sqlite(scheme: str, rest: str) -> DatabaseAddress:
     if location.endswith("/"):
         raise ValueError("the SQLite address names a folder; add the name of a file")
     _refuse_unknown(options, _SQLITE_HARMLESS)
-    return DatabaseAddress("sqlite", path=_expand(location).absolute())
+    return DatabaseAddress("sqlite", path=expand(location).absolute())
 
 
 def _parse_postgresql(rest: str) -> DatabaseAddress:
@@ -181,7 +163,7 @@ def _parse_postgresql(rest: str) -> DatabaseAddress:
     user, _, password = credentials.partition(":")
     options = _read_query(query)
     hosts, ports = _read_hosts(places, options)
-    mode, rootcert = _read_ssl(options)
+    tls = read_tls(options)
     address = DatabaseAddress(
         "postgresql",
         hosts=hosts,
@@ -189,8 +171,10 @@ def _parse_postgresql(rest: str) -> DatabaseAddress:
         user=_one("user", _decode(user), options.pop("user", "")),
         password=_one("password", _decode(password), options.pop("password", "")),
         database=_one("database", _decode(path[1:]), options.pop("dbname", ""), options.pop("database", "")),
-        ssl=mode,
-        sslrootcert=rootcert,
+        ssl=tls.mode,
+        sslrootcert=tls.rootcert,
+        sslcert=tls.cert,
+        sslkey=tls.key,
         transaction_pooler=_read_pooler(options, hosts, ports),
         server_settings=_read_settings(options),
         target_session_attrs=_read_session_kind(options),
@@ -261,25 +245,6 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _read_ssl(options: dict[str, str]) -> tuple[SslMode, str | None]:
-    modes: list[SslMode] = []
-    for name in ("sslmode", "ssl"):
-        word = options.pop(name, "").lower()
-        if word and word not in _SSL_WORDS:
-            raise ValueError(f"{name}: is none of {', '.join(get_args(SslMode))}")
-        if word:
-            modes.append(_SSL_WORDS[word])
-    accept = options.pop("sslaccept", "accept_invalid_certs")
-    if accept not in ("strict", "accept_invalid_certs"):
-        raise ValueError("sslaccept: is neither strict nor accept_invalid_certs")
-    rootcert = options.pop("sslrootcert", None) or None
-    if accept == "strict" or rootcert == "system":
-        modes.append("verify-full")
-    if "disable" in modes and len(set(modes)) > 1:
-        raise ValueError("sslmode: is disable, and another parameter asks for encryption; keep one")
-    return max(modes, key=get_args(SslMode).index, default="prefer"), rootcert
-
-
 def _read_pooler(options: dict[str, str], hosts: tuple[str, ...], ports: tuple[int, ...]) -> bool:
     sizes = ("statement_cache_size", "prepared_statement_cache_size", "prepareThreshold", "prepare_threshold")
     no_cache = [options.pop(name, "") == "0" for name in sizes]
@@ -335,14 +300,6 @@ def _decode(text: str, *, plus: bool = False) -> str:
     if _CONTROL.search(decoded):
         raise ValueError("a % escape in the address stands for a control character; remove it")
     return decoded
-
-
-def _expand(path: str) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        # A process may run as a user without a home.
-        return Path(path)
 
 
 def _bracketed(host: str) -> str:

@@ -7,8 +7,7 @@ import time
 import unicodedata
 from asyncio import gather
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from difflib import get_close_matches
+from dataclasses import dataclass
 from typing import Any
 
 import httpx
@@ -17,18 +16,15 @@ from jwt import PyJWK
 from jwt.exceptions import ExpiredSignatureError, ImmatureSignatureError, InvalidAudienceError, PyJWTError
 
 from duly.errors import Unauthenticated
-from duly.identity.jwks import KeySet, Pauses, secret_key
+from duly.identity.delegation import Rights, rights_in
+from duly.identity.issuer_settings import LEAST_SECRET_BYTES, PUBLIC_KEY_ALGORITHMS, IssuerConfig
+from duly.identity.jwks import LEAST_RSA_BITS, KeySet, Pauses, secret_key
 from duly.kit.secrets import decode_bytes
 
 log = logging.getLogger(__name__)
 
-BETTER_AUTH_ALGORITHMS = ("EdDSA", "ES256", "ES512", "RS256", "PS256")
-PUBLIC_KEY_ALGORITHMS = (*BETTER_AUTH_ALGORITHMS, "ES384", "RS384", "RS512", "PS384", "PS512")
-SECRET_ALGORITHMS = ("HS256", "HS384", "HS512")
-
 LONGEST_TOKEN = 8 * 1024
 LONGEST_SUBJECT, LONGEST_EMAIL, LONGEST_NAME = 255, 254, 200
-LEAST_SECRET_BYTES = 32
 LEEWAY_SECONDS = 30
 # The end of the year 9999: later moments do not fit into a datetime.
 LATEST_TIME = 253_402_300_799
@@ -37,45 +33,13 @@ HINT_SECONDS = 60.0
 # RFC 7515 §7.1. The library would also take padding, which gives one token several spellings.
 _COMPACT_FORM = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _TOKEN_TYPES = frozenset({"jwt", "at+jwt"})
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-_ENTRY_CLAIMS = ("subject_claim", "email_claim", "name_claim", "email_verified_claim")
-_ENTRY_FIELDS = ("issuer", "jwks_url", "secret", "audiences", "algorithms", *_ENTRY_CLAIMS)
-
-
-@dataclass(frozen=True, slots=True)
-class IssuerConfig:
-    """One trusted issuer. Raises ValueError when it mixes a secret with public keys, or an algorithm of the other kind.
-
-    `name` is kept with each user that the issuer vouches for. `issuer` None and empty `audiences` are not checked.
-    """
-
-    name: str
-    issuer: str | None
-    audiences: tuple[str, ...]
-    jwks_url: str | None
-    secret: str | None = field(repr=False)
-    algorithms: tuple[str, ...]
-    subject_claim: str = "sub"
-    email_claim: str = "email"
-    name_claim: str = "name"
-    email_verified_claim: str = "emailVerified"
-
-    def __post_init__(self) -> None:
-        if (self.jwks_url is None) == (self.secret is None):
-            raise ValueError("a trusted issuer has either `jwks_url` or `secret`; give exactly one of them")
-        fitting = PUBLIC_KEY_ALGORITHMS if self.secret is None else SECRET_ALGORITHMS
-        if not self.algorithms or not set(self.algorithms) <= set(fitting):
-            kind = "`jwks_url`" if self.secret is None else "`secret`"
-            raise ValueError(f"`algorithms` of an issuer with {kind} must be some of {', '.join(fitting)}")
-        if self.secret is not None:
-            secret_key(self.secret, self.algorithms[0])
 
 
 @dataclass(frozen=True, slots=True)
 class OutsideClaims:
     """What a verified token says. `expires_at` is in Unix seconds and, because of the leeway, may be 30 s past.
 
-    `email_verified` is true only where the token has the JSON value true.
+    `email_verified` is true only where the token has the JSON value true. `rights` None: all that the user may do.
     """
 
     issuer: str
@@ -85,96 +49,19 @@ class OutsideClaims:
     email_verified: bool
     name: str | None
     token_id: str | None
-
-
-def issuers_from(
-    better_auth_url: str | None, better_auth_secret: str | None, trusted_issuers: Sequence[Mapping[str, object]]
-) -> list[IssuerConfig]:
-    """The issuers that the three settings name; empty text counts as not set.
-
-    Raises ValueError with one sentence that names the setting and says what to do.
-    """
-    configs: list[IssuerConfig] = []
-    if better_auth_url and better_auth_url.strip():
-        origin = _origin("BETTER_AUTH_URL", better_auth_url)
-        jwks_url = f"{origin}/api/auth/jwks"
-        configs.append(IssuerConfig(origin, origin, (origin,), jwks_url, None, BETTER_AUTH_ALGORITHMS))
-    if better_auth_secret and better_auth_secret.strip():
-        try:
-            configs.append(IssuerConfig("better-auth", None, (), None, better_auth_secret, ("HS256",)))
-        except ValueError as error:
-            raise ValueError(f"BETTER_AUTH_SECRET: {error}") from None
-    for number, entry in enumerate(trusted_issuers):
-        setting = f"TRUSTED_ISSUERS[{number}]"
-        configs.append(_trusted_issuer(setting, entry))
-        if configs[-1].name in [config.name for config in configs[:-1]]:
-            raise ValueError(f"{setting}: its issuer is already trusted by another setting; remove one of the two")
-    return configs
-
-
-def _origin(setting: str, address: str) -> str:
-    """Scheme, lower-case host and port unless default (RFC 6454 §6.1): what Better Auth writes into `iss` and `aud`."""
-    url = _http_url(setting, address)
-    host = url.copy_with(port=None).netloc.decode("ascii")
-    port = "" if url.port in (None, _DEFAULT_PORTS[url.scheme]) else f":{url.port}"
-    return f"{url.scheme}://{host}{port}"
-
-
-def _http_url(setting: str, address: str) -> httpx.URL:
-    try:
-        url = httpx.URL(address.strip())
-        port = _DEFAULT_PORTS.get(url.scheme, 0) if url.port is None else url.port
-        if url.scheme in _DEFAULT_PORTS and url.host and not url.userinfo and 0 < port < 65536:
-            return url
-    except httpx.InvalidURL:
-        pass
-    raise ValueError(f"{setting}: must be an http or https address without a user, such as https://app.example.com")
-
-
-def _trusted_issuer(setting: str, entry: Mapping[str, object]) -> IssuerConfig:
-    for key in entry:
-        if key not in _ENTRY_FIELDS:
-            close = get_close_matches(str(key), _ENTRY_FIELDS, n=1)
-            instead = f"did you mean {close[0]}?" if close else f"use {', '.join(_ENTRY_FIELDS)}"
-            raise ValueError(f"{setting}: has an unknown field; {instead}")
-    issuer, jwks_url, secret = (_entry_text(setting, entry, key) for key in ("issuer", "jwks_url", "secret"))
-    claims = {key: claim for key in _ENTRY_CLAIMS if (claim := _entry_text(setting, entry, key)) is not None}
-    if issuer is None:
-        raise ValueError(f"{setting}.issuer: is missing; set it to the `iss` of its tokens")
-    if jwks_url is not None:
-        jwks_url = str(_http_url(f"{setting}.jwks_url", jwks_url))
-    if secret is not None and len(secret.encode(errors="replace")) < LEAST_SECRET_BYTES:
-        raise ValueError(f"{setting}.secret: is too short; use {LEAST_SECRET_BYTES} or more bytes (RFC 7518 §3.2)")
-    audiences = _entry_list(setting, entry, "audiences", ())
-    usual = BETTER_AUTH_ALGORITHMS if secret is None else SECRET_ALGORITHMS[:1]
-    algorithms = _entry_list(setting, entry, "algorithms", usual)
-    try:
-        return IssuerConfig(issuer, issuer, audiences, jwks_url, secret, algorithms, **claims)
-    except ValueError as error:
-        raise ValueError(f"{setting}: {error}") from None
-
-
-def _entry_text(setting: str, entry: Mapping[str, object], key: str) -> str | None:
-    value = entry.get(key)
-    if value is None or (isinstance(value, str) and value.strip()):
-        return value
-    raise ValueError(f"{setting}.{key}: must be text that is not empty")
-
-
-def _entry_list(setting: str, entry: Mapping[str, object], key: str, usual: tuple[str, ...]) -> tuple[str, ...]:
-    value = entry.get(key)
-    if value is None:
-        return usual
-    if isinstance(value, list | tuple) and all(isinstance(item, str) and item for item in value):
-        return tuple(value)
-    raise ValueError(f"{setting}.{key}: must be a list of texts")
+    rights: Rights | None = None
 
 
 class TrustedIssuers:
     """Verifies tokens against the trusted issuers; holds their public keys. Raises ValueError if two are alike."""
 
     def __init__(
-        self, configs: Sequence[IssuerConfig], *, fetch: httpx.AsyncClient | None = None, pauses: Pauses | None = None
+        self,
+        configs: Sequence[IssuerConfig],
+        *,
+        fetch: httpx.AsyncClient | None = None,
+        pauses: Pauses | None = None,
+        least_rsa_bits: int = LEAST_RSA_BITS,
     ) -> None:
         self._configs = tuple(configs)
         if len({config.name for config in configs}) < len(configs):
@@ -183,7 +70,7 @@ class TrustedIssuers:
         self._own_client = httpx.AsyncClient() if fetches and fetch is None else None
         client = fetch or self._own_client
         self._key_sets = {
-            config.name: KeySet(config.jwks_url, config.algorithms, client, pauses or Pauses())
+            config.name: KeySet(config.jwks_url, config.algorithms, client, pauses or Pauses(), least_rsa_bits)
             for config in configs
             if config.jwks_url is not None and client is not None
         }
@@ -330,6 +217,7 @@ def _claims(config: IssuerConfig, payload: Mapping[str, Any]) -> OutsideClaims:
         email_verified=payload.get(config.email_verified_claim) is True,
         name=_text(payload.get(config.name_claim), LONGEST_NAME),
         token_id=token_id,
+        rights=rights_in(payload, config.scopes),
     )
 
 

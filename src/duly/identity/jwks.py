@@ -18,6 +18,7 @@ from jwt.algorithms import HMACAlgorithm
 from jwt.exceptions import PyJWTError
 
 from duly.errors import Unavailable
+from duly.kit.logs import request_id_var
 from duly.kit.secrets import encode_bytes
 
 log = logging.getLogger(__name__)
@@ -52,11 +53,19 @@ class Pauses:
 class KeySet:
     """The keys published at one address. At most one fetch is under way; a failing one never drops the known keys."""
 
-    def __init__(self, url: str, algorithms: Sequence[str], client: httpx.AsyncClient, pauses: Pauses) -> None:
+    def __init__(
+        self,
+        url: str,
+        algorithms: Sequence[str],
+        client: httpx.AsyncClient,
+        pauses: Pauses,
+        least_rsa_bits: int = LEAST_RSA_BITS,
+    ) -> None:
         self._url = url
         self._algorithms = tuple(algorithms)
         self._client = client
         self._pauses = pauses
+        self._least_rsa_bits = least_rsa_bits
         self._keys: dict[str, PyJWK] = {}
         self._fetching: asyncio.Task[None] | None = None
         self._fetched_at = 0.0
@@ -102,7 +111,7 @@ class KeySet:
         try:
             async with asyncio.timeout(FETCH_SECONDS):
                 body = await _download(self._client, httpx.URL(self._url))
-            keys = _read_keys(body, self._algorithms, self._url)
+            keys = _read_keys(body, self._algorithms, self._url, self._least_rsa_bits)
         except Exception as error:  # noqa: BLE001  # Whatever the issuer or the network does, the known keys stay.
             # Somebody waits for this one, unless it was a refresh of keys that still serve.
             urgent = wanted is not None or not self._keys
@@ -124,8 +133,10 @@ def _reason(error: Exception) -> str:
 
 
 async def _download(client: httpx.AsyncClient, url: httpx.URL) -> bytes:
+    asked_by = request_id_var.get()  # the issuer's log then names what ours does
+    headers = {**_HEADERS, "X-Request-ID": asked_by} if asked_by else _HEADERS
     for _ in range(MOST_REDIRECTS + 1):
-        request = client.stream("GET", url, headers=_HEADERS, follow_redirects=False, timeout=FETCH_SECONDS)
+        request = client.stream("GET", url, headers=headers, follow_redirects=False, timeout=FETCH_SECONDS)
         async with request as response:
             if not response.has_redirect_location:
                 return await _read_body(response)
@@ -150,7 +161,7 @@ async def _read_body(response: httpx.Response) -> bytes:
     return bytes(body)
 
 
-def _read_keys(body: bytes, algorithms: Sequence[str], url: str) -> dict[str, PyJWK]:
+def _read_keys(body: bytes, algorithms: Sequence[str], url: str, least_rsa_bits: int) -> dict[str, PyJWK]:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
@@ -161,7 +172,7 @@ def _read_keys(body: bytes, algorithms: Sequence[str], url: str) -> dict[str, Py
     keys: dict[str, PyJWK] = {}
     for number, member in enumerate(members, start=1):
         try:
-            key_id, key = _read_key(member, algorithms)
+            key_id, key = _read_key(member, algorithms, least_rsa_bits)
             if key_id in keys:
                 raise ValueError("an earlier key has the same kid")
             keys[key_id] = key
@@ -172,7 +183,7 @@ def _read_keys(body: bytes, algorithms: Sequence[str], url: str) -> dict[str, Py
     return keys
 
 
-def _read_key(member: object, algorithms: Sequence[str]) -> tuple[str, PyJWK]:
+def _read_key(member: object, algorithms: Sequence[str], least_rsa_bits: int) -> tuple[str, PyJWK]:
     """RFC 7517 §4. Raises ValueError with the reason why this key may not verify tokens."""
     if not isinstance(member, dict):
         raise ValueError("it is not a JSON object")
@@ -189,7 +200,7 @@ def _read_key(member: object, algorithms: Sequence[str]) -> tuple[str, PyJWK]:
     algorithm = member.get("alg") or _implied_algorithm(member, algorithms)
     if not isinstance(algorithm, str) or algorithm not in algorithms:
         raise ValueError(f"its algorithm is none of {', '.join(algorithms)}")
-    return key_id, _build_key(member, algorithm)
+    return key_id, _build_key(member, algorithm, least_rsa_bits)
 
 
 def _implied_algorithm(member: Mapping[str, Any], algorithms: Sequence[str]) -> str | None:
@@ -201,7 +212,7 @@ def _implied_algorithm(member: Mapping[str, Any], algorithms: Sequence[str]) -> 
     return curves.get(curve) if isinstance(curve, str) else None
 
 
-def _build_key(member: dict[str, Any], algorithm: str) -> PyJWK:
+def _build_key(member: dict[str, Any], algorithm: str, least_rsa_bits: int) -> PyJWK:
     try:
         key = PyJWK(member, algorithm)
         # Only this compares the curve with the algorithm; without it the key would fail at each token.
@@ -209,8 +220,11 @@ def _build_key(member: dict[str, Any], algorithm: str) -> PyJWK:
     except (PyJWTError, ValueError, TypeError, UnsupportedAlgorithm):
         # The library's message repeats the key, so it stays out of the log.
         raise ValueError(f"its parts do not make a key for {algorithm}") from None
-    if isinstance(key.key, RSAPublicKey) and key.key.key_size < LEAST_RSA_BITS:
-        raise ValueError(f"it is an RSA key of fewer than {LEAST_RSA_BITS} bits")
+    if isinstance(key.key, RSAPublicKey) and key.key.key_size < least_rsa_bits:
+        raise ValueError(
+            f"it is an RSA key of {key.key.key_size} bits, and MIN_RSA_BITS asks for {least_rsa_bits};"
+            " let the issuer use a longer one, or EdDSA or ES256"
+        )
     return key
 
 

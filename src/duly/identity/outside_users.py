@@ -2,7 +2,7 @@
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from duly.audit.events import NOWHERE, Actor, Event, Origin
@@ -59,10 +59,26 @@ class OutsideUsers:
         known = self._by_user.get(principal.user_id)
         return known is not None and known.is_active and time.monotonic() - known.checked <= FRESH_SECONDS
 
-    async def check(self, principal: Principal) -> None:
-        """Raises `Unauthenticated` when the user was deactivated or deleted."""
+    def is_known_inactive(self, user_id: str) -> bool:
+        """Whether the user was found deactivated or deleted when last asked for."""
+        known = self._by_user.get(user_id)
+        return known is not None and not known.is_active
+
+    async def refresh(self, user_ids: Collection[str]) -> None:
+        """Find out anew about all of these at once. Raises `Unavailable`."""
+        asked = time.monotonic()
+        rows = await self._database.fetch(queries.FIND_ACTIVE_USERS, user_ids=list(user_ids))
+        active = {row[0] for row in rows}
+        for user_id in user_ids:
+            self._remember(_Known(user_id, user_id in active, asked))
+
+    async def check(self, principal: Principal, *, since: float | None = None) -> None:
+        """Raises `Unauthenticated` when the user was deactivated or deleted.
+
+        The answer is at most a second old, or, with `since`, no older than that moment of `time.monotonic`.
+        """
         known = self._by_user.get(principal.user_id)
-        if known is None or time.monotonic() - known.checked > FRESH_SECONDS:
+        if known is None or known.checked < (time.monotonic() - FRESH_SECONDS if since is None else since):
             # What is known is as old as the question, not as the answer.
             asked = time.monotonic()
             row = await self._database.first(queries.FIND_USER, user_id=principal.user_id)

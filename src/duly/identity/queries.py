@@ -2,9 +2,9 @@
 
 from sqlalchemy import and_, bindparam, exists, func, insert, literal, or_, select, update
 
-from duly.db.functions import insert_on_conflict
+from duly.db.functions import insert_on_conflict, is_among
 from duly.db.statements import Statement
-from duly.db.types import Instant
+from duly.db.types import Instant, document
 from duly.identity.tables import BlacklistedToken, RefreshToken, Session, User
 
 users = User.__table__  # type: ignore[attr-defined]
@@ -47,6 +47,10 @@ FIND_OUTSIDE_USER = Statement(
 )
 
 FIND_USER = Statement(select(*ACCOUNT).where(users.c.id == bindparam("user_id"), living))
+
+FIND_ACTIVE_USERS = Statement(
+    select(users.c.id).where(is_among(users.c.id, bindparam("user_ids", type_=document())), users.c.is_active, living)
+)
 
 FIND_CREDENTIALS_BY_EMAIL = Statement(
     select(users.c.hashed_password, *ACCOUNT).where(users.c.email == bindparam("identifier"), living)

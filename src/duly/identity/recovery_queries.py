@@ -54,7 +54,7 @@ VOID_OTHERS = Statement(
 
 VOID_TOKENS = Statement(delete(tokens).where(tokens.c.user_id == bindparam("user_id"), tokens.c.used_at.is_(None)))
 
-DELETE_EXPIRED_TOKENS = Statement(delete(tokens).where(tokens.c.expires_at < now))
+DELETE_EXPIRED_TOKENS = Statement(delete(tokens).where(tokens.c.expires_at < now).returning(tokens.c.purpose))
 
 _is_locked = failures.c.locked_until > now
 _is_old = failures.c.window_started_at < bindparam("cutoff", type_=Instant())
@@ -104,5 +104,7 @@ HAS_LOCK = Statement(
 )
 
 DELETE_OLD_FAILURES = Statement(
-    delete(failures).where(failures.c.window_started_at < bindparam("cutoff", type_=Instant()))
+    delete(failures)
+    .where(failures.c.window_started_at < bindparam("cutoff", type_=Instant()))
+    .returning(failures.c.failures)
 )

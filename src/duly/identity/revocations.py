@@ -46,14 +46,16 @@ class Revocations:
         """Take effect in this process at once, when the transaction that ended the session is durable."""
         self._ended[session_id] = expires_at
 
-    async def confirm(self, reader: Reader) -> None:
-        """Know what was true at most a second before this call. Raises `Unavailable`.
+    async def confirm(self, reader: Reader, *, since: float | None = None) -> None:
+        """Know what was true at most a second before this call, or at `since` (`time.monotonic`) or later.
 
-        Callers share one poll: with a database that hangs they all fail together, not one after the other.
+        Raises `Unavailable`. Callers share one poll: with a database that hangs they all fail together, not one after
+        the other.
         """
         asked = time.monotonic()
+        wanted = asked - MAX_AGE_SECONDS if since is None else since
         was_under_way = self._polling is not None and not self._polling.done()
-        while self._confirmed < asked - MAX_AGE_SECONDS:
+        while self._confirmed < wanted:
             if await self._share_poll(reader):
                 continue
             # A poll that began before this call may have failed for what is over by now; one more is asked, once.
@@ -90,8 +92,8 @@ class Revocations:
                 rows = await reader.fetch(queries.RECENT_BLACKLIST, since=self._polled_at - OVERLAP)
         except DulyError:
             return False
-        except Exception as error:  # noqa: BLE001 - whatever it is, nobody may pass, and the next poll must come
-            log.error("The ended sessions cannot be read: %s: %s", type(error).__name__, error)
+        except Exception:  # whatever it is, nobody may pass, and the next poll must come
+            log.exception("The ended sessions cannot be read")
             return False
         for session_id, expires_at in rows:
             self._ended[session_id] = expires_at.timestamp()

@@ -1,6 +1,7 @@
 """What a new password must be (SP 800-63B-4 §3.1.1): long enough, hard to guess, and not a name of its owner."""
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
@@ -14,6 +15,11 @@ from duly.kit.passwords import PasswordHasher
 
 PASSWORD_MAX_LENGTH = 128
 LEAST_SCORE = 2
+# The words of this service, which anybody would try against it: a password of nothing else, with a few digits and signs
+# between them, is refused.
+CONTEXT_WORDS = ("duly", "task", "tasks", "todo", "account", "admin", "administrator")
+_MOST_SIGNS_BETWEEN = 6
+_words_of_context = re.compile(f"(?:{'|'.join(CONTEXT_WORDS)})+").fullmatch
 # The estimate's cost grows with the square of the length; what these characters do not give, the rest need not.
 _ESTIMATED_CHARACTERS = 72
 # It also reads a text once for every way in which signs can stand for letters ("p4$$"): 72 signs chosen for that took
@@ -55,6 +61,9 @@ def find_weakness(password: str, names: Sequence[str], minimum: int) -> tuple[st
             if "@" in name:
                 return "Do not use the e-mail address as the password.", "password_is_email"
             return "Do not use your name as the password.", "password_is_name"
+    letters = "".join(filter(str.isalpha, folded))
+    if len(folded) - len(letters) <= _MOST_SIGNS_BETWEEN and _words_of_context(letters):
+        return "Do not make it of the words of this service alone.", "password_is_context"
     if folded in _common():
         return "This is one of the passwords that are tried first. Choose a rarer one.", "password_common"
     return None
@@ -62,7 +71,8 @@ def find_weakness(password: str, names: Sequence[str], minimum: int) -> tuple[st
 
 def _find_guessable(password: str, names: Sequence[str]) -> tuple[str, str] | None:
     text = _affordable(unicodedata.normalize("NFC", password))
-    found = zxcvbn(text, user_inputs=[part for name in names for part in (name, name.partition("@")[0])])
+    known = [part for name in names for part in (name, name.partition("@")[0])]
+    found = zxcvbn(text, user_inputs=[*known, *CONTEXT_WORDS])
     if found["score"] >= LEAST_SCORE:
         return None
     return "This is too easy to guess. Use several words that do not belong together.", "password_guessable"

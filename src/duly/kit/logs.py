@@ -1,6 +1,7 @@
 """Log lines: their two forms, what is masked in them, and the buffered writer that puts them on standard output."""
 
 import asyncio
+import contextlib
 import contextvars
 import json
 import logging
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, TextIO, cast
@@ -27,6 +29,17 @@ _MASK = "***"
 request_id_var: contextvars.ContextVar[str] = contextvars.ContextVar("request_id", default="")
 """The id of the request that the running task answers; empty outside a request."""
 
+
+@contextlib.contextmanager
+def logged_as(request_id: str) -> Iterator[None]:
+    """What is logged here, and by tasks that begin here, bears this id: for work that goes on behind its request."""
+    token = request_id_var.set(request_id)
+    try:
+        yield
+    finally:
+        request_id_var.reset(token)
+
+
 # Below these levels these libraries log what was sent: form fields, frames, SQL values.
 _TALKATIVE = {
     "aiosqlite": logging.INFO,
@@ -36,7 +49,6 @@ _TALKATIVE = {
     "sqlalchemy": logging.WARNING,
     "uvicorn": logging.INFO,
 }
-
 _MASKS: tuple[tuple[re.Pattern[str], str], ...] = (
     # Text in the form of a JWT (RFC 7519): every header in JSON begins with these three characters. The look-ahead
     # keeps the search linear.

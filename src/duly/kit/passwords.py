@@ -62,6 +62,15 @@ class Verdict:
     replacement: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Crowd:
+    """How many run and wait, and how many may do so together: one more is refused."""
+
+    running: int
+    waiting: int
+    limit: int
+
+
 class PasswordHasher:
     """Hashes with one scheme, verifies both: argon2id (t=2, m=19 MiB, p=1, OWASP's least) and bcrypt.
 
@@ -80,7 +89,10 @@ class PasswordHasher:
         self._argon2 = Argon2Hasher(ARGON2_PASSES, ARGON2_KIB, ARGON2_LANES)
         self._bcrypt = BcryptHasher(bcrypt_rounds)
         workers = threads or spare_cores()
-        self._slots = threading.BoundedSemaphore(workers + queue)
+        self._threads = workers
+        self._limit = workers + queue
+        self._inside = 0
+        self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="password", initializer=_yield_to_loop)
         self._dummy = self._make(secrets.token_bytes(24))
 
@@ -111,15 +123,27 @@ class PasswordHasher:
         """Other slow work on a password, in the same threads. Raises `Unavailable` with code BUSY."""
         # The slot is freed by the thread's future, not by the waiting request: a client that hangs up leaves its work
         # running, and it must count until it ends.
-        if not self._slots.acquire(blocking=False):
-            raise _busy()
+        with self._lock:
+            if self._inside >= self._limit:
+                raise _busy()
+            self._inside += 1
         try:
             future = self._pool.submit(work)
         except RuntimeError:
-            self._slots.release()
+            self._leave()
             raise _busy() from None
-        future.add_done_callback(lambda _: self._slots.release())
+        future.add_done_callback(lambda _: self._leave())
         return await asyncio.wrap_future(future)
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+
+    @property
+    def crowd(self) -> Crowd:
+        """How busy it is right now."""
+        running = min(self._inside, self._threads)
+        return Crowd(running, self._inside - running, self._limit)
 
     def _make(self, secret: bytes) -> str:
         if self._scheme == "argon2id":

@@ -8,17 +8,23 @@ import orjson
 from duly.errors import Malformed
 
 MOST_DEPTH: Final = 64
+MOST_NAMES: Final = 256
+"""In one object."""
+MOST_VALUES: Final = 20_000
+"""In the whole document: what every later step takes time for is their number."""
 
 _BOM = b"\xef\xbb\xbf"
 _COLON_ESCAPE = b"\\u003"
 _NO_NUMBERS = (b"NaN", b"Infinity", b"-Infinity")
 
 
-def parse_json(raw: bytes) -> object:
-    """The document's value: UTF-8 only, no name twice, no number beyond 64 bits, at most 64 levels.
+def parse_json(raw: bytes, most_values: int = MOST_VALUES) -> object:
+    """The document's value: UTF-8 only, no name twice, no number beyond 64 bits, at most 64 levels and `most_values`.
 
     Raises `Malformed`, whose message says what is wrong and repeats nothing of the input.
     """
+    if _fewest_values(raw) > most_values and _fewest_values(_outside_strings(raw)) > most_values:
+        raise _too_many(most_values)  # before each of them takes memory, and the time to look through it
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError as error:
@@ -26,17 +32,33 @@ def parse_json(raw: bytes) -> object:
     # The parser keeps the last of two equal names in silence. Each name has one colon of its own, so something was
     # dropped exactly when the text has more colons than the value has names and colons inside strings. That fails only
     # for a colon written as an escape, which takes the slow way.
-    colons = _count_colons([value], 0)
+    colons = _count_colons([value], 0, [most_values, most_values])
     twice = _names_twice(raw) if _COLON_ESCAPE in raw else colons != raw.count(b":")
     if twice:
         raise Malformed("An object in the body has the same name twice; send each name once.")
     return value
 
 
-def _count_colons(container: Any, depth: int) -> int:
-    """Names plus colons inside names and strings; refuses on the way what is too deep or too large."""
+def _fewest_values(text: bytes) -> int:
+    """How many values there are at least: each list and object is one, and what stands after a comma is one more."""
+    return max(text.count(b"[") + text.count(b"{"), text.count(b","))
+
+
+def _outside_strings(raw: bytes) -> bytes:
+    # Without the escapes each quotation mark begins or ends a string. Pairs go first: the second one escapes nothing.
+    return b"".join(raw.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
+
+
+def _count_colons(container: Any, depth: int, room: list[int]) -> int:
+    """Names plus colons inside names and strings; refuses on the way what is too deep, too large or too much.
+
+    `room` is how many values there may still be, and how many there might have been.
+    """
     if depth > MOST_DEPTH:
         raise _too_deep()
+    room[0] -= len(container)
+    if room[0] < 0 or (type(container) is dict and len(container) > MOST_NAMES):
+        raise _too_many(room[1])
     colons = 0
     members = container
     if type(container) is dict:
@@ -50,7 +72,7 @@ def _count_colons(container: Any, depth: int) -> int:
         if kind is str:
             colons += member.count(":")
         elif kind is dict or kind is list:
-            colons += _count_colons(member, depth + 1)
+            colons += _count_colons(member, depth + 1, room)
         # The parser turns an integer that does not fit 64 bits into a float, which would change it silently.
         elif kind is float and not -(2.0**63) < member < 2.0**64:
             raise _too_large()
@@ -90,6 +112,12 @@ def _explain(raw: bytes, error: orjson.JSONDecodeError) -> Malformed:
 
 def _too_deep() -> Malformed:
     return Malformed(f"The body is nested too deeply; send at most {MOST_DEPTH} levels.")
+
+
+def _too_many(most_values: int) -> Malformed:
+    return Malformed(
+        f"The body has too much in it; send at most {most_values:,} values, and {MOST_NAMES} names in one object."
+    )
 
 
 def _too_large() -> Malformed:

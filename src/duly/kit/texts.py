@@ -4,7 +4,8 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from itertools import groupby
+from typing import Any, Final
 
 from pydantic import GetCoreSchemaHandler
 from pydantic_core import PydanticCustomError, core_schema
@@ -15,6 +16,13 @@ _NOT_IN_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 # Python's own idea of a blank includes four control characters, which are to be refused, not dropped.
 _BLANKS = "\t\n\r" + "".join(chr(code) for code in range(0x20, 0x3001) if chr(code).isspace() and code != 0x85)
 _SURROGATE = re.compile("[\ud800-\udfff]")
+# Marks that are none by their class and become two by their decomposition.
+_DOUBLE_MARKS = re.compile("[\u0f73\u0f75\u0f81]")
+_FEW: Final = 64
+# No character decomposes into more (Unicode Standard Annex 15): what is longer than this many times the bound stays so.
+_MOST_DECOMPOSED: Final = 4
+# Bounded on either side, so that hostile text costs no more than other text.
+_ADDRESS = re.compile(r"[^\s@<>\"'(),:;/?&=]{1,64}@[^\s@<>\"'(),:;/?&=]{1,255}")
 
 
 def clean_line(value: str) -> str:
@@ -25,6 +33,11 @@ def clean_line(value: str) -> str:
 def clean_text(value: str) -> str:
     """The same for several lines: tab, line feed and carriage return stay as they are."""
     return _clean(value, _NOT_IN_TEXT)
+
+
+def hide_addresses(text: str) -> str:
+    """`text` with each e-mail address masked, for what leaves the house."""
+    return _ADDRESS.sub("***", text) if "@" in text else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +70,28 @@ def _clean(value: str, forbidden: re.Pattern[str]) -> str:
         raise PydanticCustomError("lone_surrogate", "String should hold whole characters, no half of a surrogate pair")
     if forbidden.search(text):
         raise PydanticCustomError("control_character", "String should hold no control character")
+    return compose(text)
+
+
+def compose(text: str) -> str:
+    """NFC in a time that grows with the length alone.
+
+    The library sorts the marks on a letter by insertion: a megabyte of them would hold the process for minutes.
+    """
+    if len(text) > _FEW:
+        text = _DOUBLE_MARKS.sub(lambda found: unicodedata.normalize("NFD", found[0]), text)
+        runs = groupby(text, key=lambda character: unicodedata.combining(character) != 0)
+        text = "".join("".join(sorted(run, key=unicodedata.combining) if are_marks else run) for are_marks, run in runs)
     return unicodedata.normalize("NFC", text)
 
 
 def _schema(clean: Callable[[str], str], least: int, most: int) -> core_schema.CoreSchema:
+    longest = _MOST_DECOMPOSED * most
+
     def clean_strings(value: object) -> object:
-        return clean(value) if isinstance(value, str) else value
+        if not isinstance(value, str) or (len(value) > longest and len(value.strip(_BLANKS)) > longest):
+            return value  # refused as it is
+        return clean(value)
 
     inner = core_schema.str_schema(min_length=least or None, max_length=most)
     return core_schema.no_info_before_validator_function(clean_strings, inner)

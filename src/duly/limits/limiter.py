@@ -1,32 +1,25 @@
 """Counts requests against policies: in Redis when there is one, and in this process when there is none or it fails."""
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from limits import RateLimitItem, parse_many
 from limits.aio.storage import RedisStorage
 from limits.errors import StorageError
-from redis.asyncio import BlockingConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 
+from duly.kit.breaker import Breaker
+from duly.kit.redis_pools import open_pool
 from duly.limits.windows import OwnWindows, Window
 
 log = logging.getLogger(__name__)
 
-# A Redis that hangs may cost a request this much, and is then left alone for a while: shortly, for it may only have
-# been slow once, and twice as long each time that it fails again.
+# A Redis that hangs may cost a request this much, and is then left alone for a while.
 REDIS_SECONDS = 0.04
-FIRST_PAUSE_SECONDS = 0.25
-LONGEST_PAUSE_SECONDS = 5.0
-REDIS_CONNECTIONS = 10
-LAST_TURNS = 32  # of the event loop; an idle one takes less than a millisecond for them
-# What sets up a connection may take this long; no request waits for it.
-CONNECT_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +83,7 @@ class _Redis:
     """The counts that all processes share."""
 
     def __init__(self, url: str) -> None:
-        # A pool of our own takes every address that redis-py takes, and can be closed. One retry, at once: the first
-        # attempt may have met a connection that a restarted Redis no longer knows.
-        self._pool = BlockingConnectionPool.from_url(
-            url, max_connections=REDIS_CONNECTIONS, timeout=CONNECT_SECONDS, socket_timeout=CONNECT_SECONDS,
-            socket_connect_timeout=CONNECT_SECONDS,
-            retry=Retry(NoBackoff(), 1),
-        )  # fmt: skip
+        self._pool = open_pool(url)
         self._storage = RedisStorage(
             "async+redis://", wrap_exceptions=True, implementation="redispy", key_prefix="duly:limits",
             connection_pool=self._pool,  # type: ignore[arg-type]  # documented, but not declared
@@ -136,82 +123,40 @@ class Limiter:
         """Raises ValueError for an address that Redis cannot have."""
         self._own = OwnWindows()
         self._redis = _Redis(redis_url) if redis_url is not None else None
-        self._asking: set[asyncio.Task[Standing]] = set()
-        self._is_down = False
-        self._pause = FIRST_PAUSE_SECONDS
-        self._asks_from = 0.0
+        self._breaker = Breaker(
+            seconds=REDIS_SECONDS,
+            faults=(StorageError, OSError),
+            log=log,
+            falls="Redis does not count rate limits (%s); this process counts for itself",
+            returns="Redis counts rate limits again",
+        )
 
     async def hit(self, policy: Policy, key: str, *, cost: int = 1) -> Standing:
         """Count `cost` requests of `key`, unless that would be too many."""
-        if self._redis is not None and time.monotonic() >= self._asks_from:
-            is_trial = self._is_down
-            if is_trial:
-                self._asks_from = time.monotonic() + LONGEST_PAUSE_SECONDS  # this request tries, the others go on
-            try:
-                standing = await self._in_time(self._redis.hit(policy, key, cost))
-            except (StorageError, OSError) as error:
-                self._leave(error, is_trial=is_trial)
-            else:
-                self._return()
+        redis = self._redis
+        if redis is not None and self._breaker.admits:
+            # What went wrong is the breaker's to say; here it only means that this process decides.
+            with contextlib.suppress(StorageError, OSError):
+                standing = await self._breaker.ask(lambda: redis.hit(policy, key, cost))
                 if standing.allowed:
                     self._add(policy, key, cost)
                 return standing
         full = _full([self._own.look(item, policy.name, key) for item in policy.items], cost)
         return _refused(policy, full, cost) if full else _allowed(policy, self._add(policy, key, cost))
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether Redis counts, for all processes; else this one counts for itself."""
+        return self._redis is not None and not self._breaker.is_down
+
     async def close(self) -> None:
         """Close the connections to Redis."""
-        for task in self._asking:
-            task.cancel()
-        await asyncio.gather(*self._asking, return_exceptions=True)
+        await self._breaker.close()
         if self._redis is not None:
             await self._redis.close()
 
-    async def _in_time(self, work: Coroutine[None, None, Standing]) -> Standing:
-        """Its result, or TimeoutError after `REDIS_SECONDS`.
-
-        A process that was not given the processor for that long, or had more to do than it could, has not waited for
-        Redis: it looks again, and for some turns of the loop at what has come in meanwhile. Work that is late goes on
-        behind the request until Redis's own time is up: a connection that takes long to set up, over TLS for one, is
-        there for the next trial, where one that is broken off would never be.
-        """
-        task = asyncio.create_task(work)
-        self._asking.add(task)
-        task.add_done_callback(self._asked)
-        for _ in range(2):
-            begun = time.monotonic()
-            await asyncio.wait({task}, timeout=REDIS_SECONDS)
-            if task.done():
-                return task.result()
-            if time.monotonic() - begun < REDIS_SECONDS * 1.5:
-                break
-        for _ in range(LAST_TURNS):
-            await asyncio.sleep(0)
-            if task.done():
-                return task.result()
-        raise TimeoutError
-
-    def _asked(self, task: asyncio.Task[Standing]) -> None:
-        self._asking.discard(task)
-        if not task.cancelled():
-            task.exception()  # what nobody waits for any more is not to be reported as forgotten
-
     def _add(self, policy: Policy, key: str, cost: int) -> list[Window]:
         return [self._own.add(item, policy.name, key, cost=cost) for item in policy.items]
-
-    def _leave(self, error: Exception, *, is_trial: bool) -> None:
-        if is_trial:
-            self._pause = min(LONGEST_PAUSE_SECONDS, self._pause * 2)
-        self._asks_from = time.monotonic() + self._pause
-        if not self._is_down:
-            self._is_down = True
-            cause = type(error.__cause__ or error).__name__
-            log.warning("Redis does not count rate limits (%s); this process counts for itself", cause)
-
-    def _return(self) -> None:
-        if self._is_down:
-            self._is_down, self._asks_from, self._pause = False, 0.0, FIRST_PAUSE_SECONDS
-            log.warning("Redis counts rate limits again")
 
 
 @dataclass(slots=True)

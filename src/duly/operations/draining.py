@@ -12,15 +12,25 @@ from duly.operations.health import HealthChecks
 
 log = logging.getLogger(__name__)
 
-# Readiness says 503 for this long before connections are refused, so that a balancer looks away first.
-NOTICE_SECONDS = 0.5
+
+class Notice:
+    """Whether this process has been told to end. Signals are the process's, so there is one for all its connections."""
+
+    __slots__ = ("given",)
+
+    def __init__(self) -> None:
+        self.given = False
+
+
+NOTICE = Notice()
 
 
 @contextlib.contextmanager
-def announce_end(health: HealthChecks) -> Iterator[None]:
-    """Between SIGTERM or SIGINT and the server's own handler, set `draining` and wait a moment.
+def announce_end(health: HealthChecks, seconds: float) -> Iterator[None]:
+    """Between SIGTERM or SIGINT and the server's own handler, set `draining` and wait so many seconds.
 
-    A second signal does not wait.
+    Readiness says 503 meanwhile, so that a balancer looks away before connections are refused; requests are still
+    served, each as the last of its connection (`cli/connections.py`). A second signal does not wait.
     Works under any server that has set its handlers by the time the application starts; where none has, as in a
     test, nothing is changed.
     """
@@ -39,14 +49,15 @@ def announce_end(health: HealthChecks) -> Iterator[None]:
         if health.draining:
             handler(number, frame)
             return
-        health.draining = True
+        health.draining = NOTICE.given = True
         log.info("Told to end: finishing what runs")
-        loop.call_soon_threadsafe(loop.call_later, NOTICE_SECONDS, handler, number, frame)
+        loop.call_soon_threadsafe(loop.call_later, seconds, handler, number, frame)
 
     for number in previous:
         signal.signal(number, receive)
     try:
         yield
     finally:
+        NOTICE.given = False
         for number, handler in previous.items():
             signal.signal(number, handler)

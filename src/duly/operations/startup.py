@@ -16,13 +16,17 @@ from duly.db.database import address_from, open_database
 from duly.db.unit import Database
 from duly.db.url import DatabaseAddress
 from duly.errors import DulyError
+from duly.files.opening import open_files
+from duly.files.scanning import open_scanner
+from duly.files.store import FileStore
 from duly.identity import user_queries
-from duly.identity.issuers import IssuerConfig, issuers_from
+from duly.identity.issuer_settings import IssuerConfig, issuers_from
 from duly.kit.ciphers import FieldCipher
 from duly.kit.clock import now
 from duly.kit.secrets import derive_key, derive_keys, encode_bytes, load_or_make_key, read_previous_keys
 from duly.limits.limiter import read_policy
 from duly.mail.mailers import ConsoleMailer, Mailer, MissingMailer, SmtpMailer, SmtpServer
+from duly.operations import extras
 from duly.settings import Settings, SettingsFault
 
 log = logging.getLogger(__name__)
@@ -38,6 +42,11 @@ def find_secret(settings: Settings) -> str:
     if settings.better_auth_secret is not None:
         return _secret_from(settings.better_auth_secret)
     return load_or_make_key(settings.data_dir / KEY_FILE)
+
+
+def has_secret(settings: Settings) -> bool:
+    """Whether `find_secret` would find one, and not make one."""
+    return bool(settings.secret_key or settings.better_auth_secret) or (settings.data_dir / KEY_FILE).exists()
 
 
 def _secret_from(secret: SecretStr) -> str:
@@ -84,7 +93,8 @@ async def check_field_keys(settings: Settings, database: Database, cipher: Field
 
 def public_url(settings: Settings) -> str:
     """`PUBLIC_URL`, or in development the address that is listened on."""
-    return settings.public_url or f"http://{settings.host}:{settings.port}"
+    scheme = "http" if settings.tls_certificate is None else "https"
+    return settings.public_url or f"{scheme}://{settings.host}:{settings.port}"
 
 
 def make_mailer(settings: Settings) -> Mailer:
@@ -108,7 +118,10 @@ def trusted_issuers(settings: Settings) -> list[IssuerConfig]:
     """The outside issuers that the settings name. Raises ValueError with one line."""
     secret = settings.better_auth_secret
     return issuers_from(
-        settings.better_auth_url, secret.get_secret_value() if secret else None, settings.trusted_issuers
+        settings.better_auth_url,
+        secret.get_secret_value() if secret else None,
+        settings.trusted_issuers,
+        better_auth_scopes=(settings.better_auth_read_scope, settings.better_auth_write_scope),
     )
 
 
@@ -118,6 +131,7 @@ def check_settings(settings: Settings) -> DatabaseAddress:
     address = None
     try:
         address = address_from(settings)
+        address.asyncpg_arguments()  # reads the certificates that it names
     except ValueError as error:
         faults.append(_named("DATABASE_URL", str(error)))
     try:
@@ -126,7 +140,15 @@ def check_settings(settings: Settings) -> DatabaseAddress:
             faults.append("LOCAL_ACCOUNTS: is off and no issuer is trusted; set BETTER_AUTH_URL or TRUSTED_ISSUERS")
     except ValueError as error:
         faults.append(_named("TRUSTED_ISSUERS", str(error)))
-    faults += _wrong_addresses(settings) + _wrong_rates(settings)
+    faults += _wrong_addresses(settings) + _wrong_rates(settings) + extras.find_faults(settings)
+    try:
+        open_files(settings)
+    except ValueError as error:
+        faults.append(f"FILES_URL: {error}")
+    try:
+        open_scanner(settings)
+    except ValueError as error:
+        faults.append(f"CLAMD_URL: {error}")
     try:
         make_mailer(settings)
     except ValueError as error:
@@ -134,7 +156,9 @@ def check_settings(settings: Settings) -> DatabaseAddress:
     needs_folder = address is None or address.dialect == "sqlite" or not (settings.secret_key or settings.is_strict)
     if needs_folder:
         folder = address.path.parent if address is not None and address.path is not None else settings.data_dir
-        faults += _unwritable(folder)
+        faults += _unwritable("DATA_DIR", folder)
+    if settings.backup_dir is not None:
+        faults += _unwritable("BACKUP_DIR", settings.backup_dir)
     if faults or address is None:
         raise SettingsFault(faults)
     return address
@@ -159,6 +183,19 @@ def _wrong_addresses(settings: Settings) -> list[str]:
         scheme = settings.redis_url.get_secret_value().partition("://")[0]
         if scheme not in {"redis", "rediss", "unix"} or not _is_readable(settings.redis_url.get_secret_value()):
             faults.append("REDIS_URL: give redis://host:6379/0 or rediss://…")
+        else:
+            faults += _missing_certificates(settings.redis_url.get_secret_value())
+    return faults
+
+
+def _missing_certificates(redis_url: str) -> list[str]:
+    """Without them Redis would be away for good, and all would go on without it."""
+    options = parse_url(redis_url)
+    faults = []
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        path = options.get(name)
+        if isinstance(path, str) and not os.access(path, os.R_OK):
+            faults.append(f"REDIS_URL: {name}: cannot read {path}; name a readable PEM file")
     return faults
 
 
@@ -181,14 +218,41 @@ def _wrong_rates(settings: Settings) -> list[str]:
     return faults
 
 
-def _unwritable(folder: Path) -> list[str]:
+def _unwritable(name: str, folder: Path) -> list[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        return [f"DATA_DIR: cannot make {folder} ({error.strerror}); give a folder that can be written"]
+        return [f"{name}: cannot make {folder} ({error.strerror}); give a folder that can be written"]
     if not os.access(folder, os.W_OK | os.X_OK):
-        return [f"DATA_DIR: {folder} cannot be written; give a folder that can, or change its owner"]
+        return [f"{name}: {folder} cannot be written; give a folder that can, or change its owner"]
     return []
+
+
+async def check_files(settings: Settings, files: FileStore) -> None:
+    """Write to the store of attachments. Raises `SettingsFault` for a folder that does not take a file.
+
+    An object store that does not answer is only warned of: it may come back, and all but attachments works meanwhile.
+    """
+    try:
+        await files.check()
+    except DulyError as error:
+        if settings.files_url is not None:
+            log.warning("FILES_URL: the object store does not take files; attachments answer 503 until it does")
+            return
+        folder = settings.files_dir or settings.data_dir / "files"
+        reason = getattr(error.__cause__, "strerror", None) or error.code
+        fault = f"FILES_DIR: {folder} does not take files ({reason}); give a folder that can be written"
+        raise SettingsFault([fault]) from None
+
+
+async def check_folder(settings: Settings) -> None:
+    """The same for a folder alone, before anything listens. Raises `SettingsFault`."""
+    files = open_files(settings)
+    if settings.files_url is None and files is not None:
+        try:
+            await check_files(settings, files)
+        finally:
+            files.close()
 
 
 async def migrate_at_start(settings: Settings, address: DatabaseAddress) -> None:

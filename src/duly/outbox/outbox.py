@@ -11,6 +11,7 @@ from duly.errors import NotFound
 from duly.kit.ciphers import FieldCipher
 from duly.kit.clock import now
 from duly.kit.ids import new_id
+from duly.kit.logs import request_id_var
 from duly.kit.secrets import keyed_hash
 from duly.outbox import queries
 
@@ -35,7 +36,7 @@ class StoredMessage:
 class Outbox:
     """Messages are rows of the transaction that promises them; the relay delivers them after its commit.
 
-    A payload is encrypted. It holds no token: those are made at delivery.
+    A payload is encrypted. It holds the id of the request that promised it, and no token: those are made at delivery.
     """
 
     def __init__(self, cipher: FieldCipher, key: bytes) -> None:
@@ -66,7 +67,9 @@ class Outbox:
             id=message_id,
             kind=kind,
             recipient_key=recipient_key,
-            payload=self.seal(message_id, {"recipient": recipient, **payload}),
+            payload=self.seal(
+                message_id, {"recipient": recipient, "request_id": request_id_var.get() or None, **payload}
+            ),
             state="waiting",
             attempts=0,
             created_at=moment,

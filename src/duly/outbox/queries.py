@@ -1,6 +1,8 @@
 """All SQL of the outbox."""
 
-from sqlalchemy import Integer, Text, bindparam, case, delete, func, insert, or_, select, update
+from typing import Any
+
+from sqlalchemy import Integer, Text, bindparam, case, delete, func, insert, literal_column, or_, select, update
 
 from duly.db.functions import hold_name
 from duly.db.statements import Statement
@@ -30,11 +32,11 @@ COUNT_RECENT = Statement(
     )
 )
 
+# No pause and no lease reaches beyond `farthest`: what is due later was put off by a clock that was wrong.
+_is_due = or_(outbox.c.due_at <= now, outbox.c.due_at > bindparam("farthest", type_=Instant()))
+
 FIND_DUE = Statement(
-    select(outbox.c.id)
-    .where(outbox.c.state == "waiting", outbox.c.due_at <= now)
-    .order_by(outbox.c.due_at)
-    .limit(bindparam("limit"))
+    select(outbox.c.id).where(outbox.c.state == "waiting", _is_due).order_by(outbox.c.due_at).limit(bindparam("limit"))
 )
 
 NEXT_DUE = Statement(select(func.min(outbox.c.due_at)).where(outbox.c.state == "waiting"))
@@ -42,7 +44,7 @@ NEXT_DUE = Statement(select(func.min(outbox.c.due_at)).where(outbox.c.state == "
 # A lease is the message put off: a relay that dies with it leaves it due again.
 LEASE = Statement(
     update(outbox)
-    .where(outbox.c.id == bindparam("message_id"), outbox.c.state == "waiting", outbox.c.due_at <= now)
+    .where(outbox.c.id == bindparam("message_id"), outbox.c.state == "waiting", _is_due)
     .values(due_at=bindparam("until", type_=Instant()), attempts=outbox.c.attempts + 1)
     .returning(outbox.c.kind, outbox.c.payload, outbox.c.attempts, outbox.c.created_at)
 )
@@ -95,13 +97,37 @@ LIST_MESSAGES = Statement(
     .offset(bindparam("offset"))
 )
 
+# For /metrics, which may cost little whatever has piled up: in the order of the index, and not beyond these.
+MOST_COUNTED = 100_000
+MOST_COMPARED = 10_000
+
+
+def _count(state: str) -> Any:
+    found = select(outbox.c.state).where(outbox.c.state == state).limit(literal_column(str(MOST_COUNTED))).subquery()
+    return select(func.count()).select_from(found).scalar_subquery()
+
+
+WAITING_COUNT = _count("waiting").label("waiting")
+DEAD_COUNT = _count("dead").label("dead")
+
+_waiting = (
+    select(outbox.c.created_at)
+    .where(outbox.c.state == "waiting")
+    .order_by(outbox.c.due_at)
+    .limit(literal_column(str(MOST_COMPARED)))
+    .subquery()
+)
+OLDEST_WAITING = select(func.min(_waiting.c.created_at)).scalar_subquery().label("oldest")
+
 COUNT_STATE = Statement(select(func.count()).where(outbox.c.state == bindparam("state")))
 
 DELETE_FINISHED = Statement(
-    delete(outbox).where(
+    delete(outbox)
+    .where(
         or_(outbox.c.state == "sent", outbox.c.state == "dropped"),
         outbox.c.finished_at < bindparam("before", type_=Instant()),
     )
+    .returning(outbox.c.kind)
 )
 
 PAYLOADS_AFTER = Statement(

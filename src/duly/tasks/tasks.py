@@ -61,6 +61,7 @@ async def create_task(unit: Unit, actor: Principal, draft: TaskDraft) -> Created
     except ForeignKeyViolation:
         raise Unauthenticated("This account is gone. Sign in again.") from None
     assert row is not None  # noqa: S101 - INSERT … RETURNING of one row gives one row
+    unit.announce(actor.user_id)
     return CreatedTask(row[0], FIRST_VERSION, task_id)
 
 
@@ -91,15 +92,23 @@ async def trash_task(unit: Unit, actor: Principal, task_id: str, *, expected: in
     )  # fmt: skip
     if row is None:
         raise await _refusal(unit, actor, task_id, expected)
+    unit.announce(actor.user_id)
 
 
-async def restore_task(unit: Unit, actor: Principal, task_id: str) -> StoredTask:
-    """Take a task out of the trash. Raises `NotFound` when it does not lie there."""
+async def restore_task(unit: Unit, actor: Principal, task_id: str, *, expected: int | None = None) -> StoredTask:
+    """Take a task out of the trash.
+
+    Raises `NotFound` when it does not lie there, and `PreconditionFailed` when it does with another version.
+    """
     row = await unit.first(
-        queries.RESTORE_TASK, task_id=task_id, user_id=actor.user_id, now=now(), changed_by=actor.session_id
-    )
+        queries.RESTORE_TASK, task_id=task_id, user_id=actor.user_id, expected=expected, now=now(),
+        changed_by=actor.session_id,
+    )  # fmt: skip
     if row is None:
+        if expected is not None and await unit.first(queries.FIND_TRASHED, task_id=task_id, user_id=actor.user_id):
+            raise stale()
         raise NotFound("There is no such task in the trash.")
+    unit.announce(actor.user_id)
     return StoredTask(row[0], row[1])
 
 
@@ -112,6 +121,7 @@ async def _change(
     )  # fmt: skip
     if row is None:
         raise await _refusal(unit, actor, task_id, expected)
+    unit.announce(actor.user_id)
     return StoredTask(row[0], row[1])
 
 

@@ -30,7 +30,7 @@ async def get_database(request: Request) -> Database:
 
 
 async def get_current_user(request: Request) -> Principal:
-    """The verified caller. Raises `Unauthenticated`."""
+    """The verified caller, whose token may do this. Raises `Unauthenticated` or `Forbidden`."""
     principal: Principal | None = getattr(request.state, "principal", None)
     if principal is None:
         services: Services = request.app.state.services

@@ -9,12 +9,14 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect
 
-from duly.errors import DulyError, Kind, Malformed, TimedOut, TooLarge
+from duly.errors import DulyError, Kind, Malformed, TimedOut, TooLarge, Unavailable
 from duly.kit.ids import new_request_id
 from duly.kit.logs import request_id_var
 from duly.web.access_log import AccessLog
 from duly.web.addresses import ClientAddresses
+from duly.web.bodies import SMALL, CountedBody, Larder, Patient, body_limit
 from duly.web.headers import RawPair, add_security
+from duly.web.upgrades import Upgrade
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -51,15 +53,16 @@ class RequestIDMiddleware:
 class Door(RequestIDMiddleware):
     """Plain ASGI application around `app`.
 
-    `render` turns an error, the request id and the path into status, headers and body; `origin_headers` gives what
-    cross-origin rules add to such an answer. A request that has not begun its answer within `request_timeout_seconds`
-    is answered 504; setting `no_timeout` in the scope's state exempts it, and so does the start of the response, whose
-    pace is the client's.
+    `count` is told of each request that is over: its status and the seconds that it took. `render` turns an error, the
+    request id and the path into status, headers and body; `origin_headers` gives what cross-origin rules add to such
+    an answer; `upload_limit` how large the body of an upload may be, 0 for everything else. A request that has not
+    begun its answer within `request_timeout_seconds` is answered 504; setting `no_timeout` in the scope's state exempts
+    it, and so does the start of the response, whose pace is the client's.
     """
 
     __slots__ = (
-        "_addresses", "_app", "_asks_host", "_hosts", "_known_hosts", "_log", "_loop", "_max_body",
-        "_open", "_suffixes", "_timeout", "_timer", "origin_headers", "render",
+        "_addresses", "_app", "_asks_host", "_hosts", "_known_hosts", "_larder", "_log", "_loop", "_max_body",
+        "_meter", "_open", "_suffixes", "_timeout", "_timer", "_upload_limit", "origin_headers", "render",
     )  # fmt: skip
 
     def __init__(
@@ -72,15 +75,20 @@ class Door(RequestIDMiddleware):
         allowed_hosts: Sequence[str],
         addresses: ClientAddresses,
         access_log: AccessLog,
+        count: Callable[[Scope, int, float], None] = lambda *_: None,
+        upload_limit: Callable[[Scope], int] = lambda _: 0,
         origin_headers: Callable[[Scope], list[RawPair]] = lambda _: [],
     ) -> None:
         self._app = app
         self.render = render
         self._max_body = max_body_bytes
+        self._larder = Larder()
+        self._upload_limit = upload_limit
         self.origin_headers = origin_headers
         self._timeout = request_timeout_seconds
         self._addresses = addresses
         self._log = access_log
+        self._meter = count
         hosts = [host.strip().lower().rstrip(".") for host in allowed_hosts]
         self._asks_host = bool(hosts) and "*" not in hosts
         self._hosts = frozenset(hosts)
@@ -94,6 +102,10 @@ class Door(RequestIDMiddleware):
     def in_flight(self) -> int:
         """Requests that are inside, streams included."""
         return len(self._open)
+
+    def inside(self) -> list[Scope]:
+        """The requests that are inside."""
+        return [crossing.scope for crossing in self._open]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let one request through; other kinds of connection only get an id and an address."""
@@ -142,13 +154,14 @@ class Door(RequestIDMiddleware):
         if self._addresses.active:
             self._addresses.apply(scope)
         _strip_slash(scope)
+        upgrade = Upgrade(self._log, scope, send, self._meter)
         try:
             if self._asks_host:
                 self._check_host(scope)
         except Malformed:
-            await send({"type": "websocket.close", "code": 1008})  # before the handshake: the server answers 403
+            await upgrade.refuse()
         else:
-            await self._app(scope, receive, send)
+            await upgrade.carry(self._app, receive)
         request_id_var.reset(token)
 
     def _check_host(self, scope: Scope) -> None:
@@ -170,24 +183,32 @@ class Door(RequestIDMiddleware):
             if not length.isdigit():
                 raise Malformed("The Content-Length of the request is not a number.")
             announced = int(length[:20])
-            if announced <= self._max_body:
+            if announced <= self._max_body and announced <= SMALL:
                 return receive  # the server hands on no more than was announced
             # Refused when somebody reads it: who is not signed in is told that first.
-            return CountedBody(crossing, receive, self._max_body, announced).receive
+            return self._count(crossing, receive, announced)
         if coding is None and crossing.scope["http_version"][:1] == "1":
             return receive  # RFC 9112 §6.3: no body
-        return CountedBody(crossing, receive, self._max_body).receive
+        return self._count(crossing, receive, 0)
+
+    def _count(self, crossing: "Crossing", receive: Receive, announced: int) -> Receive:
+        upload = self._upload_limit(crossing.scope)
+        if upload > self._max_body:
+            # A large file on a slow line takes its time: what is waited for is the next piece, not the whole.
+            crossing.scope["state"]["no_timeout"] = True
+            receive = Patient(receive, self._timeout).receive
+        limit = upload if upload > self._max_body else body_limit(crossing.scope["path"], self._max_body)
+        larder = None if upload else self._larder
+        return CountedBody(crossing, receive, limit, announced if announced > limit else 0, larder).receive
 
     def _leave(self, crossing: "Crossing") -> None:
         del self._open[crossing]
-        client = crossing.scope.get("client")
-        self._log.completed(
-            crossing.request_id,
-            crossing.target,
-            crossing.status or _NO_ANSWER,
-            monotonic() - crossing.since,
-            client[0] if client else "",
-        )
+        if crossing.held:
+            self._larder.give_back(crossing)
+        scope, status, seconds = crossing.scope, crossing.status or _NO_ANSWER, monotonic() - crossing.since
+        self._meter(scope, status, seconds)
+        client = scope.get("client")
+        self._log.completed(crossing.request_id, crossing.target, status, seconds, client[0] if client else "")
 
     async def _recover(self, crossing: "Crossing", error: BaseException | None) -> None:
         """Answer what the application raised, or raise it again where no answer is possible any more."""
@@ -197,6 +218,8 @@ class Door(RequestIDMiddleware):
             return
         if not isinstance(error, Exception):
             raise error
+        if crossing.overflow is not None and crossing.done:
+            return  # the client heard the cause; what the application made of it is no fault of its own
         if crossing.status:
             when = "after" if crossing.done else "in the middle of"
             log.error("%s %s the answer to %s", type(error).__name__, when, crossing.target, exc_info=error)
@@ -236,8 +259,8 @@ class Crossing:
     """One request on its way through: what the door must know when the answer comes back."""
 
     __slots__ = (
-        "_door", "_send", "cancelling", "done", "loop", "overflow", "request_id", "scope", "since", "status", "target",
-        "task", "timed_out",
+        "_door", "_send", "cancelling", "done", "held", "loop", "overflow", "request_id", "scope", "since", "status",
+        "target", "task", "timed_out",
     )  # fmt: skip
 
     def __init__(self, door: Door, scope: Scope, send: Send, request_id: str, target: str) -> None:
@@ -253,7 +276,8 @@ class Crossing:
         self.status = 0  # until the response starts
         self.done = False
         self.timed_out = False
-        self.overflow: TooLarge | None = None
+        self.overflow: TooLarge | Unavailable | None = None
+        self.held = 0  # bytes of its body, as the larder counts them
 
     def send(self, message: Message) -> Awaitable[None]:
         """Dress the start of the response on its way out. No coroutine of its own: each one costs every request."""
@@ -288,37 +312,6 @@ class Crossing:
         # Whatever the application made of the broken body (FastAPI makes it a 400), the client hears the cause once.
         if not self.status and self.overflow is not None:
             await self.answer(self.overflow)
-
-
-class CountedBody:
-    """Counts a body as it comes, and stops it at the limit; one announced as larger is stopped at its first piece."""
-
-    __slots__ = ("_crossing", "_left", "_limit", "_receive")
-
-    def __init__(self, crossing: Crossing, receive: Receive, limit: int, announced: int = 0) -> None:
-        self._crossing = crossing
-        self._receive = receive
-        self._limit = limit
-        self._left = limit - announced
-
-    async def receive(self) -> Message:
-        """Raises `TooLarge` at the first piece beyond the limit, and at every later call."""
-        if self._crossing.overflow is not None:
-            raise self._crossing.overflow
-        message: Message = {}
-        if self._left >= 0:
-            message = await self._receive()
-            self._left -= len(message.get("body", b""))
-        if self._left < 0:
-            overflow = _too_large(self._limit)
-            if not self._crossing.status:
-                self._crossing.overflow = overflow
-            raise overflow
-        return message
-
-
-def _too_large(limit: int) -> TooLarge:
-    return TooLarge(f"The request body is larger than {limit} bytes, which is the most that is accepted here.")
 
 
 def _strip_slash(scope: Scope) -> None:

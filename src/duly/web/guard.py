@@ -1,6 +1,7 @@
 """From the Authorization header to the caller, or a refusal."""
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from starlette.requests import Request
@@ -47,7 +48,7 @@ class Guard:
         self._outside_seconds = outside_seconds
         self._verified: VerifiedTokens[Principal] = VerifiedTokens()
 
-    def recall(self, header: bytes | None) -> Principal | None:
+    def recall(self, header: bytes | None, scope: Any) -> Principal | None:
         """The caller of a token that was verified before and needs no waiting; None sends to `authenticate`."""
         if header is None or header[:7] != b"Bearer ":
             return None
@@ -55,13 +56,25 @@ class Guard:
         if principal is None:
             return None
         if principal.session_id is None:
+            if principal.rights is not None and not principal.rights.allow(scope["method"]):
+                return None
             return principal if self._outside_users.is_known_active(principal) else None
         if not self._revocations.is_fresh():
             return None
         return None if self._revocations.is_ended(principal.session_id) else principal
 
     async def authenticate(self, scope: Any) -> Principal:
-        """Raises `Unauthenticated` for anything but a live token, `Unavailable` when that cannot be known."""
+        """The caller, whose token was given what this request needs. Raises as `identify`, and `Forbidden`."""
+        principal = await self.identify(scope)
+        if principal.rights is not None:
+            principal.rights.check(scope["method"])
+        return principal
+
+    async def identify(self, scope: Any) -> Principal:
+        """The caller, whatever the request wants to do.
+
+        Raises `Unauthenticated` for anything but a live token, `Unavailable` when that cannot be known.
+        """
         token = _bearer(authorization_header(scope))
         principal = self._verified.get(token, time.time())
         if principal is None:
@@ -80,8 +93,33 @@ class Guard:
         if not self._revocations.is_fresh():
             await self._revocations.confirm(self._database)
         if self._revocations.is_ended(principal.session_id):
-            raise Unauthenticated("This session has ended. Sign in again.", code="SESSION_ENDED")
+            raise _ended()
         return principal
+
+    def fault_of(self, principal: Principal) -> Unauthenticated | None:
+        """What this process knows against a caller who was let in before; it asks nobody, and may be a second old."""
+        if principal.expires_at <= time.time():
+            return Unauthenticated("The token has expired. Sign in again.", code="TOKEN_EXPIRED")
+        if principal.session_id is None:
+            return _deactivated() if self._outside_users.is_known_inactive(principal.user_id) else None
+        return _ended() if self._revocations.is_ended(principal.session_id) else None
+
+    async def recheck(self, principal: Principal, *, since: float) -> None:
+        """Raises `Unauthenticated` unless the caller was allowed in at `since` (`time.monotonic`) or later.
+
+        Raises `Unavailable` when that cannot be known.
+        """
+        if principal.session_id is None:
+            await self._outside_users.check(principal, since=since)
+        else:
+            await self._revocations.confirm(self._database, since=since)
+        fault = self.fault_of(principal)
+        if fault is not None:
+            raise fault
+
+    async def refresh_outside(self, user_ids: Collection[str]) -> None:
+        """Ask for outside issuers' users together, so that `fault_of` knows. Raises `Unavailable`."""
+        await self._outside_users.refresh(user_ids)
 
     def _remember_until(self, principal: Principal) -> float:
         if principal.session_id is not None:
@@ -96,8 +134,18 @@ class Guard:
         if self._outside is None:
             raise Unauthenticated("This server trusts no issuer of tokens. Tell the operator.")
         outside = await self._outside.verify(token)
+        if outside.rights is not None and not outside.rights.allow("GET"):
+            outside.rights.check(scope["method"])  # before a user is added: the token was not meant for this server
         user_id = await self._outside_users.find_or_add(outside, origin=lambda: origin_of(Request(scope)))
-        return Principal(user_id, None, outside.subject, outside.expires_at)
+        return Principal(user_id, None, outside.subject, outside.expires_at, outside.rights)
+
+
+def _ended() -> Unauthenticated:
+    return Unauthenticated("This session has ended. Sign in again.", code="SESSION_ENDED")
+
+
+def _deactivated() -> Unauthenticated:
+    return Unauthenticated("This account is deactivated. Ask an administrator.", code="ACCOUNT_INACTIVE")
 
 
 def _bearer(header: bytes | None) -> str:

@@ -84,9 +84,16 @@ def read_key(request: Request) -> str | None:
 
 
 async def answer_once(
-    request: Request, unit: Unit, actor: Principal, effect: Callable[[], Awaitable[Response]]
+    request: Request,
+    unit: Unit,
+    actor: Principal,
+    effect: Callable[[], Awaitable[Response]],
+    *,
+    digest: str | None = None,
 ) -> Response:
     """Run `effect` unless this key already had an answer; errors are not kept, so a retry may succeed.
+
+    `digest` stands for a body that was streamed and is not in memory any more.
 
     Raises `Invalid` (`IDEMPOTENCY_KEY_REUSED`) for another request under the same key, `Conflict` while the first one
     runs.
@@ -94,7 +101,7 @@ async def answer_once(
     key = read_key(request)
     if key is None:
         return await effect()
-    hashed = await _hash_request(request)
+    hashed = await _hash_request(request, digest)
     moment = now()
     claimed = await unit.first(
         _CLAIM, user_id=actor.user_id, key=key, request_hash=hashed, created_at=moment, expired=moment - LIFE
@@ -128,7 +135,7 @@ async def _replay(unit: Unit, actor: Principal, key: str, hashed: str) -> Respon
     return Document(body.encode(), status, [*raw, REPLAYED])
 
 
-async def _hash_request(request: Request) -> str:
-    digest = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
-    digest.update(await request.body())
-    return encode_bytes(digest.digest())
+async def _hash_request(request: Request, digest: str | None) -> str:
+    hashed = hashlib.sha256(f"{request.method} {request.url.path}\n".encode())
+    hashed.update(await request.body() if digest is None else digest.encode())
+    return encode_bytes(hashed.digest())

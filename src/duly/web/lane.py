@@ -24,7 +24,7 @@ from duly.errors import DulyError
 from duly.identity.principals import Principal
 from duly.kit.strict_json import parse_json
 from duly.web import dependencies
-from duly.web.retry import replay
+from duly.web.retry import note_abort, replay
 from duly.web.services import Services
 
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Awaitable[Response]])
@@ -92,7 +92,7 @@ Source = Callable[[_Call], Any]
 
 
 def _caller(call: _Call) -> Any:
-    principal = call.services.guard.recall(call.authorization)
+    principal = call.services.guard.recall(call.authorization, call.scope)
     if principal is None:
         raise _NotPlain
     call.request.state.principal = call.principal = principal
@@ -267,6 +267,8 @@ class Lane:
             if call.needs_middleware and self._is_outer:
                 return again
             if plan.reads_body:
+                if call.services.guard.recall(call.authorization, scope) is None:
+                    return again  # who may not come in is told so before anything of the body is read
                 message = await receive()
                 again = _untouched(message, receive)
                 if message["type"] != "http.request" or message.get("more_body", False):
@@ -279,6 +281,7 @@ class Lane:
         try:
             response = await plan.run(call, arguments)
         except TransactionAborted:
+            note_abort()
             return again
         except DulyError as error:
             response = self._render(call.request, error)

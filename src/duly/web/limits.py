@@ -1,6 +1,7 @@
 """Rate limits: who is counted under which policy, what they are told, and when they are turned away."""
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import monotonic
@@ -14,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from duly.audit.events import Actor, Event
 from duly.audit.log import AuditLog
 from duly.db.unit import Database
-from duly.errors import DulyError, TooMany, Unauthenticated
+from duly.errors import DulyError, Forbidden, TooMany, Unauthenticated
 from duly.identity.principals import Principal
 from duly.kit.addresses import network_of
 from duly.limits.limiter import Allowances, Limiter, Policy, Standing, read_policy
@@ -62,13 +63,14 @@ class RequestLimits:
     database: Database
     enabled: bool
     told: dict[str, float]
+    refused: Counter[str]
 
     @classmethod
     def build(cls, settings: Settings, limiter: Limiter, audit: AuditLog, database: Database) -> "RequestLimits":
         """Raises ValueError for a rate that cannot be read."""
         policies = read_policies(settings)
         allowances = Allowances(limiter, policies["user"])
-        return cls(limiter, allowances, policies, audit, database, settings.rate_limit_enabled, {})
+        return cls(limiter, allowances, policies, audit, database, settings.rate_limit_enabled, {}, Counter())
 
     def take(self, principal: Principal) -> Sequence[tuple[bytes, bytes]] | None:
         """The headers of one more request of a signed-in caller; None when that has to be asked for."""
@@ -97,6 +99,7 @@ class RequestLimits:
         return _headers(standing)
 
     async def _refuse(self, request: Request, standing: Standing, key: str, actor: Actor | None) -> TooMany:
+        self.refused[standing.policy.name] += 1
         if await self._is_first(key, standing.window_seconds):
             await self._record(request, standing, actor)
         return TooMany(
@@ -189,10 +192,11 @@ class RateLimits:
 
 async def _count(guard: Guard, limits: RequestLimits, request: Request) -> Sequence[tuple[bytes, bytes]]:
     try:
-        principal = await guard.authenticate(request.scope)
-    except Unauthenticated:
+        principal = await guard.identify(request.scope)
+    except (Unauthenticated, Forbidden):
         return await limits.count_address(request, "anonymous")
     except DulyError:
         return ()  # what is wrong is said by whoever needs to know the caller
-    request.state.principal = principal
+    if principal.rights is None:  # else the route asks anew, and then for the rights too
+        request.state.principal = principal
     return await limits.count_user(request, principal)

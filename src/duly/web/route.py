@@ -16,6 +16,7 @@ from duly.kit.strict_json import parse_json
 from duly.web.dependencies import get_admin, get_current_user
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+_HEAD = "duly.head"
 
 
 class ContractRoute(APIRoute):
@@ -51,7 +52,12 @@ class ContractRoute(APIRoute):
 
     def _as_get(self, scope: Scope) -> Scope:
         is_head = scope["type"] == "http" and scope["method"] == "HEAD" and "GET" in (self.methods or ())
-        return {**scope, "method": "GET"} if is_head else scope
+        return {**scope, "method": "GET", _HEAD: True} if is_head else scope
+
+
+def asked_by_head(scope: Scope) -> bool:
+    """Whether this GET was a HEAD, for which a long body need not be made."""
+    return _HEAD in scope
 
 
 async def _read_json(request: Request) -> None:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, WithJsonSchema, model_validator
 
 from duly.contracts.v1.fields import Email, LoginName, NewPassword, Password, PersonName, TokenText, Username
 from duly.contracts.v1.models import Identifier, Input, Output, QueryNumber
@@ -51,7 +51,7 @@ def _read_flag(value: object) -> object:
 QueryFlag = Annotated[bool, BeforeValidator(_read_flag), WithJsonSchema({"type": "boolean"})]
 # Null is taken from whoever has no address, an outside issuer's user, so that what was read can be sent back.
 OwnEmail = Annotated[Email | None, WithJsonSchema({"type": "string", "format": "email", "maxLength": 254})]
-ReadOver = Annotated[Any, Field(description="Set by the server alone; what is sent is read over.")]
+ReadOver = Annotated[str | StrictBool | None, Field(description="Set by the server alone; what is sent is read over.")]
 
 
 class AccountsRegisterRequest(Input):
@@ -72,7 +72,10 @@ class AccountsLoginRequest(Input):
         json_schema_extra={
             "examples": [{"username": "ann", "password": "correct-horse-battery"}],
             "oneOf": [
-                {"required": [name], "properties": {name: {"type": "string"}}}
+                {
+                    "required": [name, "password"],
+                    "properties": {name: {"type": "string"}, "password": {"type": "string"}},
+                }
                 for name in ("email", "username", "identifier")
             ],
         }

@@ -31,7 +31,10 @@ class LoginRequest(Input):
         json_schema_extra={
             "examples": [{"email": "ann@example.com", "password": "correct-horse-battery"}],
             "oneOf": [
-                {"required": [name], "properties": {name: {"type": "string"}}}
+                {
+                    "required": [name, "password"],
+                    "properties": {name: {"type": "string"}, "password": {"type": "string"}},
+                }
                 for name in ("email", "username", "identifier")
             ],
         }

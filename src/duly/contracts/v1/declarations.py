@@ -41,6 +41,19 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
+def upload_body(description: str) -> dict[str, Any]:
+    """The `openapi_extra` of a route that takes one file in the multipart field `file`."""
+    file = {
+        "type": "string",
+        "format": "binary",
+        "minLength": 1,
+        "contentMediaType": "application/octet-stream",
+        "description": description,
+    }
+    schema = {"type": "object", "required": ["file"], "additionalProperties": False, "properties": {"file": file}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+
+
 MAILED: dict[str, Any] = {
     "description": "Taken note of, whatever the address; a mail says the rest.",
     "content": {"application/json": {"schema": {"$ref": "#/components/schemas/MessageResponse"}}},

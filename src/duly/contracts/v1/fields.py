@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
 
 from duly.identity.accounts import read_email
 from duly.identity.strength import PASSWORD_MAX_LENGTH
@@ -25,6 +26,8 @@ TRIMMED = "Blanks around it are dropped."
 TEXT_PATTERN = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f]*$"
 SECRET_PATTERN = rf"^[^{_CONTROL}]*$"
 LEAST_NEW_PASSWORD = 8
+# With blanks around it, and before what is written in pieces is put together.
+_MOST_SENT_AS_EMAIL = 2048
 _CONTROLS = re.compile(f"[{_CONTROL}]")
 
 
@@ -52,16 +55,23 @@ def read_moment(value: object) -> datetime:
         raise ValueError("must be an RFC 3339 time such as 2026-12-31T09:00:00Z")
     try:
         moment = datetime.fromisoformat(text.upper()).astimezone(UTC)
-    except (ValueError, OverflowError):
+    except OverflowError:
+        moment = _LAST
+    except ValueError:
         raise ValueError("must be a time that exists, such as 2026-12-31T09:00:00Z") from None
     if not _FIRST < moment < _LAST:
-        raise ValueError("must be a time between the years 1 and 9999, and not their very first or last moment")
+        raise PydanticCustomError(
+            "time_out_of_range", "must be a time between the years 1 and 9999, and not their very first or last moment"
+        )
     return moment
 
 
 def _email(value: object) -> str:
-    text = clean_line(_text(value))
+    sent = _text(value)
     try:
+        if len(sent) > _MOST_SENT_AS_EMAIL:
+            raise ValueError
+        text = clean_line(sent)
         if len(text) > 254:
             raise ValueError
         return read_email(text)

@@ -87,4 +87,27 @@ class Problem(Output):
 class ValidationProblem(Problem):
     """A problem with one entry for each wrong field."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "urn:duly:problem:validation-error",
+                    "title": "The request is not valid",
+                    "status": 422,
+                    "detail": "The request has a field that is not valid. See `errors` for each.",
+                    "instance": "/api/v1/tasks",
+                    "code": "VALIDATION_ERROR",
+                    "request_id": "9b2f6f5e-3a0c-4f5e-8d38-5f0c4f6f4f10",
+                    "errors": [
+                        {
+                            "field": "title",
+                            "message": "String should have at least 1 character.",
+                            "type": "string_too_short",
+                        }
+                    ],
+                }
+            ]
+        }
+    )
+
     errors: list[FieldProblem]

@@ -88,6 +88,11 @@ def extra_headers(error: DulyError) -> list[tuple[bytes, bytes]]:
         if error.challenge:
             challenge += b', error="invalid_token"'
         found.append((b"www-authenticate", challenge))
+    if isinstance(error, errors.InsufficientScope):
+        named = error.scope.encode("ascii")
+        found.append(
+            (b"www-authenticate", b'Bearer realm="%s", error="insufficient_scope", scope="%s"' % (REALM, named))
+        )
     if isinstance(error, errors.MethodNotAllowed):
         found.append((b"allow", ", ".join(error.allow).encode()))
     return found

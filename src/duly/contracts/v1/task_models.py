@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from duly.contracts.v1.fields import JSON_INTEGER, Description, Flag, Moment, Tag, Tags, Title
+from duly.contracts.v1.fields import JSON_INTEGER, Description, Flag, Moment, Search, Tag, Tags, Title
 from duly.contracts.v1.models import Cursor, Identifier, Input, Output, PageQuery, QueryNumber
 from duly.kit.unset import UNSET
 from duly.tasks.drafts import TaskDraft, TaskPatch
@@ -166,6 +166,11 @@ class TaskQuery(PageQuery):
     due_before: Moment | None = None
     due_after: Moment | None = None
     overdue: Annotated[bool | None, BeforeValidator(_word), WithJsonSchema({"type": "boolean"})] = None
+    search: Search | None = Field(
+        None,
+        description="Words in any order. Each begins a word of the title, the description or a tag; case and accents "
+        "do not count, and `%` or `_` are themselves.",
+    )
     sort: Sort = "-created_at"
     cursor: Cursor = None
 
@@ -184,6 +189,7 @@ class TaskQuery(PageQuery):
             due_before=self.due_before,
             due_after=self.due_after,
             overdue=self.overdue,
+            search=self.search,
             trashed=trashed,
             sort=self.sort,
             limit=self.limit,

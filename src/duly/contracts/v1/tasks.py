@@ -1,15 +1,11 @@
 """Tasks: /tasks…, and the change feed: /changes."""
 
-from functools import cache
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Path, Query, Request
-from fastapi.routing import APIRoute
-from pydantic import AfterValidator
+from fastapi import APIRouter, Body, Query, Request
 from starlette.responses import Response
-from starlette.routing import Match
-from starlette.types import Scope
 
+from duly.contracts.v1.changes import spell_change
 from duly.contracts.v1.declarations import SIGNED_IN, problems
 from duly.contracts.v1.task_models import (
     ChangeListResponse,
@@ -21,9 +17,9 @@ from duly.contracts.v1.task_models import (
     TaskResponse,
     TaskUpdate,
 )  # fmt: skip
+from duly.contracts.v1.task_routes import TaskId, TaskRoute
 from duly.errors import NotFound
 from duly.identity.principals import Principal
-from duly.kit.clock import rfc3339
 from duly.tasks import feed, lists, tasks
 from duly.tasks.drafts import TaskPatch
 from duly.tasks.tasks import StoredTask
@@ -32,38 +28,9 @@ from duly.web.idempotency import answer_once
 from duly.web.lane import direct
 from duly.web.preconditions import expected_version, is_unmodified
 from duly.web.replies import Document, Empty, etag
-from duly.web.route import ContractRoute
-
-
-class TaskRoute(ContractRoute):
-    """A fixed path such as `/tasks/trash` is no task's, whatever the method: PUT to it is 405."""
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Starlette tries the next route for another method; here that one must not take over."""
-        match, found = super().matches(scope)
-        if match is not Match.NONE and found["path_params"].get("task_id") in _fixed_names():
-            return Match.NONE, {}
-        return match, found
-
 
 router = APIRouter(tags=["v1: tasks"], route_class=TaskRoute)
 
-
-@cache
-def _fixed_names() -> frozenset[str]:
-    paths = (route.path for route in router.routes if isinstance(route, APIRoute))
-    return frozenset(path.rpartition("/")[2] for path in paths if "{" not in path)
-
-
-def _storable(task_id: str) -> str:
-    # What no id can be is answered like an id that nobody has, and never reaches the database.
-    if len(task_id) > 64 or not task_id.isascii() or not task_id.isprintable():
-        raise tasks.missing()
-    return task_id
-
-
-TaskId = Annotated[str, Path(description="The task's id.", json_schema_extra={"maxLength": 64}),
-                   AfterValidator(_storable)]  # fmt: skip
 
 MAY_BE_STALE = problems(401, 404, 412, 413, 415)
 
@@ -94,7 +61,7 @@ async def list_trash(query: Annotated[TaskQuery, Query()], caller: Caller, datab
 
 
 async def _page(query: TaskQuery, caller: Principal, database: Reading, tools: Tools, *, trashed: bool) -> Response:
-    page = await lists.list_tasks(database, tools.cursors, caller, query.to_filter(trashed=trashed))
+    page = await lists.list_tasks(database, tools.cursors, tools.cache, caller, query.to_filter(trashed=trashed))
     cursor = "null" if page.next_cursor is None else f'"{page.next_cursor}"'
     body = (
         f'{{"items":[{",".join(page.documents)}],"total":{page.total},"limit":{query.limit},'
@@ -233,10 +200,6 @@ async def list_changes(
 ) -> Response:
     """Every change of the caller's tasks, in order and without a gap, from the beginning or after `since`."""
     page = await feed.list_changes(database, tools.cursors, caller, since=query.since, limit=query.limit)
-    items = ",".join(
-        f'{{"cursor":"{change.cursor}","type":"{change.type}","task_id":"{change.task_id}",'
-        f'"at":"{rfc3339(change.at)}","task":{change.document or "null"}}}'
-        for change in page.changes
-    )
+    items = ",".join(spell_change(change) for change in page.changes)
     more = "true" if page.has_more else "false"
     return Document(f'{{"items":[{items}],"next_cursor":"{page.next_cursor}","has_more":{more}}}'.encode())

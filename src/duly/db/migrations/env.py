@@ -33,6 +33,8 @@ def _run(**target: Any) -> None:
         process_revision_directives=_number_revision,
         compare_type=True,
         compare_server_default=False,
+        include_name=migrate.is_told_by_name,
+        include_object=migrate.is_compared,
         # One transaction around everything: an interrupted upgrade leaves the schema as it was, on SQLite too.
         transactional_ddl=True,
     )

@@ -12,7 +12,7 @@
     deepLinking: true,
     displayRequestDuration: true,
     filter: true,
-    persistAuthorization: true,
+    persistAuthorization: false, // what was typed into Authorize, a password too, would lie in the browser's storage
     tryItOutEnabled: true,
     validatorUrl: null, // the badge would ask a server outside
   });

@@ -1,46 +1,15 @@
-"""Every setting, typed and read once; no other module reads the environment."""
+"""The list of settings: name, type, limits, default and the one line that documents each."""
 
-import difflib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dotenv import dotenv_values
-from pydantic import AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import AliasChoices, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-TEMPLATE_WORDS = ("change", "replace", "example", "secret", "your-", "password", "placeholder", "dummy")
-MIN_SECRET_LENGTH = 32
-
-
-class SettingsFault(Exception):
-    """The settings cannot be used. `faults` has one line each, naming the setting and the remedy."""
-
-    def __init__(self, faults: Iterable[str]) -> None:
-        self.faults = tuple(faults)
-        super().__init__("\n".join(self.faults))
-
-
-class FileSource(PydanticBaseSettingsSource):
-    """`NAME_FILE` holds the path of a file whose content is the value: the form in which secrets are mounted."""
-
-    def __init__(self, settings_cls: type[BaseSettings], environ: Mapping[str, str]) -> None:
-        super().__init__(settings_cls)
-        self._environ = environ
-
-    def get_field_value(self, field: Any, field_name: str) -> tuple[Any, str, bool]:
-        """Read one file, or answer nothing; `load_settings` tells of a file that cannot be read."""
-        path = self._environ.get(f"{field_name.upper()}_FILE")
-        if not path or _file_fault(field_name, self._environ):
-            return None, field_name, False
-        return Path(path).read_text(encoding="utf-8").strip(), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        """Every setting that a file gives."""
-        found = ((name, self.get_field_value(None, name)[0]) for name in self.settings_cls.model_fields)
-        return {name: value for name, value in found if value is not None}
+from duly.settings.sources import FileSource
 
 
 class Settings(BaseSettings):
@@ -53,6 +22,13 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address that `duly serve` listens on.")
     port: int = Field(8000, ge=0, le=65535, description="Port that `duly serve` listens on.")
+    tls_certificate: Path | None = Field(
+        None, description="PEM file of a certificate and its chain, for `duly serve` to speak HTTPS itself."
+    )
+    tls_private_key: Path | None = Field(None, description="PEM file of its key, without a password.")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of an authority; only clients with a certificate of it are answered."
+    )
     environment: Literal["development", "staging", "production"] = Field(
         "development", description="Staging and production refuse weak settings and log JSON."
     )
@@ -62,6 +38,7 @@ class Settings(BaseSettings):
         None, description="Form of a log line; default console in development and json elsewhere."
     )
     log_sql: bool = Field(False, description="Log each statement, without its values.")
+    slow_statement_seconds: float = Field(0.5, ge=0, le=60, description="Log a statement that takes longer; 0: none.")
 
     data_dir: Path = Field(Path("data"), description="Folder of the SQLite file and of the key made in development.")
     database_url: str | None = Field(
@@ -78,6 +55,10 @@ class Settings(BaseSettings):
     startup_timeout_seconds: float = Field(5, ge=0, le=300, description="How long to wait for the database at start.")
     redis_url: SecretStr | None = Field(None, description="redis:// or rediss:// address; optional.")
     web_concurrency: int = Field(1, ge=1, le=64, description="Worker processes; SQLite always has one.")
+
+    backup_dir: Path | None = Field(None, description="Folder of scheduled backups; without one none are made.")
+    backup_every_hours: float = Field(24, gt=0, le=8760, description="Time between two scheduled backups.")
+    backup_keep: int = Field(14, ge=1, le=10000, description="Scheduled backups kept; older ones are removed.")
 
     secret_key: SecretStr | None = Field(
         None, description="Signs tokens; 32 characters or more. Development makes one in DATA_DIR."
@@ -107,8 +88,30 @@ class Settings(BaseSettings):
 
     better_auth_url: str | None = Field(None, description="Address of a Better Auth server whose tokens are trusted.")
     better_auth_secret: SecretStr | None = Field(None, description="Its secret, where it signs HS256 tokens.")
+    better_auth_read_scope: str | None = Field(
+        None, description="Scope that its tokens need; without one each has all rights of its user."
+    )
+    better_auth_write_scope: str | None = Field(None, description="Scope that they need as well to change anything.")
     trusted_issuers: Annotated[tuple[dict[str, Any], ...], NoDecode] = Field(
         (), description="JSON list of further token issuers."
+    )
+    min_rsa_bits: int = Field(
+        2048, ge=2048, le=8192, description="Least length of the issuers' RSA keys; 3072 has 128 bits of strength."
+    )
+
+    live_enabled: bool = Field(True, description="Serve live updates: /events and /ws.")
+    attachments_enabled: bool = Field(True, description="Let tasks have attachments.")
+    files_dir: Path | None = Field(None, description="Folder of the attachments; default files in DATA_DIR.")
+    files_url: SecretStr | None = Field(
+        None, description="Object store to keep them in instead, such as s3://bucket/prefix?region=eu-central-1."
+    )
+    attachment_max_bytes: int = Field(25 * 1024**2, ge=1024, le=1024**3, description="Largest attachment.")
+    attachment_quota_bytes: int = Field(1024**3, ge=1024, le=1024**5, description="All attachments of one user.")
+    attachment_extensions: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Endings that the names of attachments may have, by commas, such as pdf,png,jpg; empty: any."
+    )
+    clamd_url: str | None = Field(
+        None, description="ClamAV's daemon, asked about each upload: tcp://host:3310 or unix:///run/clamav/clamd.ctl."
     )
 
     smtp_host: str | None = Field(None, description="Mail server; without one, development prints mails.")
@@ -136,9 +139,22 @@ class Settings(BaseSettings):
     )
     allowed_hosts: Annotated[tuple[str, ...], NoDecode] = Field((), description="Host names served; empty: all.")
     public_url: str | None = Field(None, description="Address under which people reach this server.")
-    max_body_bytes: int = Field(1024 * 1024, ge=1024, le=1024**3, description="Largest request body.")
+    max_body_bytes: int = Field(1024 * 1024, ge=1024, le=1024**3, description="Largest request body, uploads apart.")
+    max_connections: int = Field(4096, ge=16, le=1_000_000, description="Client connections of one worker.")
+    drain_notice_seconds: float = Field(
+        0.5, ge=0, le=60, description="After SIGTERM, how long readiness says 503 before connections are refused."
+    )
     request_timeout_seconds: float = Field(30, gt=0, le=600, description="After this a request is answered 504.")
     docs_enabled: bool = Field(True, description="Serve /docs, /redoc and /openapi.json.")
+    metrics_token: SecretStr | None = Field(
+        None, description="Bearer token that /metrics asks for; without one it answers this machine alone."
+    )
+    telemetry_enabled: bool = Field(
+        False, description="Send traces, metrics and logs by OTLP, as the OTEL_* variables say; needs the extra `otel`."
+    )
+    sentry_dsn: SecretStr | None = Field(
+        None, description="Error tracker that unhandled faults are sent to; needs the extra `sentry`."
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -158,8 +174,9 @@ class Settings(BaseSettings):
         return value.lower() if isinstance(value, str) else value
 
     @field_validator(
-        "cors_origins", "trusted_proxies", "allowed_hosts", "secret_key_previous", "field_encryption_key", mode="before"
-    )
+        "cors_origins", "trusted_proxies", "allowed_hosts", "secret_key_previous", "field_encryption_key",
+        "attachment_extensions", mode="before",
+    )  # fmt: skip
     @classmethod
     def _split(cls, value: object) -> object:
         if not isinstance(value, str):
@@ -167,6 +184,15 @@ class Settings(BaseSettings):
         if value.lstrip().startswith("["):
             return _json(value)
         return tuple(part for part in (piece.strip() for piece in value.split(",")) if part)
+
+    @field_validator("attachment_extensions", mode="after")
+    @classmethod
+    def _endings(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        endings = tuple(ending.lower().removeprefix("*").removeprefix(".") for ending in value)
+        for ending in endings:
+            if not re.fullmatch(r"[a-z0-9_+-]{1,20}", ending):
+                raise ValueError("each is the last ending of a name alone, such as pdf or gz")
+        return endings
 
     @field_validator("trusted_issuers", mode="before")
     @classmethod
@@ -201,123 +227,8 @@ class Settings(BaseSettings):
         return self.environment != "development"
 
 
-def _file_fault(field_name: str, environ: Mapping[str, str]) -> str | None:
-    name = f"{field_name.upper()}_FILE"
-    path = environ.get(name)
-    if not path:
-        return None
-    if environ.get(field_name.upper()):
-        return f"{name}: {field_name.upper()} is set too; keep one of the two"
-    try:
-        Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
-        return f"{name}: cannot read {path} ({reason}); give a readable file"
-    return None
-
-
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:
         raise ValueError("is not valid JSON") from None
-
-
-def load_settings(**overrides: Any) -> Settings:
-    """Read the environment, mounted files and `.env`.
-
-    Raises `SettingsFault` with every fault at once: wrong types, contradictions, unknown `DULY_*` names, names in
-    `.env` that are close to a known one, and whatever staging and production refuse.
-    """
-    faults = _contradictions() + _misspelt()
-    faults += [fault for name in Settings.model_fields if (fault := _file_fault(name, os.environ))]
-    try:
-        settings = Settings(**overrides)
-    except ValidationError as error:
-        raise SettingsFault(faults + [_fault_line(fault) for fault in error.errors(include_input=False)]) from None
-    faults += _weaknesses(settings)
-    if faults:
-        raise SettingsFault(faults)
-    return settings
-
-
-def _fault_line(fault: Any) -> str:
-    name = str(fault["loc"][0]).upper() if fault["loc"] else ""
-    message = fault["msg"].removeprefix("Value error, ")
-    return f"{name}: {message}" if name else message
-
-
-def _known_names() -> set[str]:
-    names = {name.upper() for name in Settings.model_fields} | {"NEON_DB_URL"}
-    return names | {f"{name}_FILE" for name in names}
-
-
-def _dotenv_names() -> dict[str, str | None]:
-    return dotenv_values(".env") if Path(".env").is_file() else {}
-
-
-def _contradictions() -> list[str]:
-    """Both database names set and different: refused, because either choice could write to the wrong place."""
-    values = {**_dotenv_names(), **os.environ}
-    first, second = values.get("DATABASE_URL"), values.get("NEON_DB_URL")
-    if first and second and first != second:
-        return ["DATABASE_URL: NEON_DB_URL is set too and differs; keep one of the two"]
-    return []
-
-
-def _misspelt() -> list[str]:
-    known = _known_names()
-    unknown = [name for name in os.environ if name.upper().startswith("DULY_")]
-    unknown += [name for name in _dotenv_names() if name.upper() not in known]
-    faults = []
-    for name in dict.fromkeys(unknown):
-        bare = name.upper().removeprefix("DULY_")
-        close = difflib.get_close_matches(bare, known, n=1, cutoff=0.85)
-        if close:
-            faults.append(f"{name}: is no setting; did you mean {close[0]}?")
-        elif name.upper().startswith("DULY_"):
-            faults.append(f"{name}: is no setting; remove it or see the table of settings in the README")
-    for name in os.environ:
-        close = [] if name in known else difflib.get_close_matches(name.upper(), known, n=1, cutoff=0.93)
-        if close and close[0] not in os.environ and name not in _COMMON_NAMES:
-            faults.append(f"{name}: is no setting; did you mean {close[0]}?")
-    return faults
-
-
-_COMMON_NAMES = frozenset({"HOSTS", "PORTS"})
-
-
-def _weaknesses(settings: Settings) -> list[str]:
-    """What staging and production refuse; development starts and says nothing."""
-    faults = []
-    if settings.secret_key is not None:
-        faults += _weak_secret("SECRET_KEY", settings.secret_key.get_secret_value(), settings.is_strict)
-    for name in ("field_encryption_key", "secret_key_previous"):
-        for secret in getattr(settings, name):
-            faults += _weak_secret(name.upper(), secret.get_secret_value(), settings.is_strict)
-    if settings.admin_registration_token is not None:
-        token = settings.admin_registration_token.get_secret_value()
-        faults += _weak_secret("ADMIN_REGISTRATION_TOKEN", token, settings.is_strict)
-    if settings.smtp_host is not None and settings.smtp_from is None:
-        faults.append("SMTP_FROM: is missing; give the sender of the mails, such as Duly <tasks@example.com>")
-    if not settings.is_strict:
-        return faults
-    if settings.secret_key is None and settings.better_auth_secret is None:
-        faults.append("SECRET_KEY: is missing; set 32 or more random characters (openssl rand -base64 48)")
-    if settings.better_auth_secret is not None:
-        faults += _weak_secret("BETTER_AUTH_SECRET", settings.better_auth_secret.get_secret_value(), strict=True)
-    if settings.debug:
-        faults.append("DEBUG: must be off outside development")
-    if "*" in settings.cors_origins:
-        faults.append("CORS_ORIGINS: * is refused outside development; list the origins of your frontends")
-    if settings.local_accounts and not settings.public_url:
-        faults.append("PUBLIC_URL: is missing; set the https address under which people reach this server")
-    return faults
-
-
-def _weak_secret(name: str, value: str, strict: bool) -> list[str]:
-    if len(value) < MIN_SECRET_LENGTH:
-        return [f"{name}: has {len(value)} characters; use {MIN_SECRET_LENGTH} or more (openssl rand -base64 48)"]
-    if strict and (len(set(value)) < 10 or any(word in value.lower() for word in TEMPLATE_WORDS)):
-        return [f"{name}: looks like a template or a default; use random characters (openssl rand -base64 48)"]
-    return []

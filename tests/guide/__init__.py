@@ -1,0 +1,1 @@
+"""What runs the snippets of docs/integration.md."""
