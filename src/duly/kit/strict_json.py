@@ -15,6 +15,7 @@ MOST_VALUES: Final = 20_000
 
 _BOM = b"\xef\xbb\xbf"
 _COLON_ESCAPE = b"\\u003"
+_NO_MARKS = bytes(set(range(256)) - set(b'",[{'))
 _NO_NUMBERS = (b"NaN", b"Infinity", b"-Infinity")
 
 
@@ -45,8 +46,12 @@ def _fewest_values(text: bytes) -> int:
 
 
 def _outside_strings(raw: bytes) -> bytes:
+    """The marks that `_fewest_values` counts, without those inside strings."""
     # Without the escapes each quotation mark begins or ends a string. Pairs go first: the second one escapes nothing.
-    return b"".join(raw.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
+    # Two that then stand side by side are a string with no mark in it, or an end and a beginning: out they go, which
+    # leaves little to cut up.
+    marks = raw.replace(rb"\\", b"").replace(rb"\"", b"").translate(None, _NO_MARKS).replace(b'""', b"")
+    return b"".join(marks.split(b'"')[::2])
 
 
 def _count_colons(container: Any, depth: int, room: list[int]) -> int:
