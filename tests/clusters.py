@@ -87,7 +87,8 @@ class Cluster:
         return asyncio.run(self._run(sql, database))
 
     async def _run(self, sql: str, database: str) -> list[Any]:
-        connection = await asyncpg.connect(self.url(database), timeout=2)
+        # Without TLS: refused while the server starts, a connection would wait for a word that does not come, and stay.
+        connection = await asyncpg.connect(self.url(database), timeout=2, ssl=False)
         try:
             return [tuple(row) for row in await connection.fetch(sql)]
         finally:
