@@ -1,4 +1,4 @@
-"""What a process does beside answering: delivers mail, links the audit log, and removes what is over."""
+"""What a process does beside answering: delivers mail, links the audit log, removes what is over and frees memory."""
 
 import asyncio
 import logging
@@ -14,6 +14,7 @@ from duly.identity import recovery_queries
 from duly.identity.lockout import LOCK
 from duly.identity.sweeps import sweep_sessions
 from duly.kit.clock import now
+from duly.kit.memory import TRIM_SECONDS, give_memory_back
 from duly.kit.steps import run_whole
 from duly.operations.replays import forget_answers
 from duly.operations.schedule import BackupSchedule
@@ -49,11 +50,12 @@ class Upkeep:
         self._backups = backups
 
     async def run(self) -> None:
-        """Relay, link, sweep and back up, each at its own pace."""
+        """Relay, link, sweep, back up and give memory back, each at its own pace."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._relay.run(), name="relay-outbox")
             group.create_task(_repeat(SEAL_SECONDS, self._seal), name="seal-audit-log")
             group.create_task(_repeat(SWEEP_SECONDS, self._sweep_and_anchor), name="sweep")
+            group.create_task(_repeat(TRIM_SECONDS, give_memory_back), name="give-memory-back")
             if self._backups is not None:
                 group.create_task(_back_up(self._backups), name="back-up")
 
