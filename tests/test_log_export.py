@@ -64,9 +64,7 @@ async def test_the_log_arrives_masked_with_request_id_and_trace(start_server: St
         assert {one.trace_id for one in registered} == {TRACE}
         event, *_ = of(collector, wrong, "duly.audit")
         assert (event.body, event.severity, event.attributes["outcome"]) == ("user.login_failed", WARN, "failure")
-        [span] = [
-            one for one in collector.served() if one.attributes["duly.request_id"] == wrong.headers["x-request-id"]
-        ]
+        span = find_span(collector, wrong)
         access, *_ = of(collector, wrong, "duly.access")
         assert (access.span_id, access.severity, access.attributes["status"]) == (span.span_id, WARN, 401)
         assert access.resource["service.name"] == "tasks-eu"
