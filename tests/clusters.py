@@ -123,7 +123,9 @@ class Cluster:
     def end(self) -> None:
         """Whatever its state is, it is gone afterwards."""
         if self._process is not None and self._process.poll() is None:
-            self.kill()
+            with contextlib.suppress(FileNotFoundError):  # it was about to end by itself
+                self.kill()
+            self._wait_until_gone()
 
     def _postmaster(self) -> int:
         return int((self.data / "postmaster.pid").read_text().split()[0])

@@ -166,13 +166,13 @@ OPEN = {"sse": events, "websocket": socket}
 
 
 async def collect(reader: Reader, count: int) -> list[Change]:
-    """So many changes, waited for."""
+    """So many changes, each waited for."""
     found: list[Change] = []
-    async with asyncio.timeout(PATIENCE):
-        while len(found) < count:
+    while len(found) < count:
+        async with asyncio.timeout(PATIENCE):
             change = await reader.next()
-            assert change is not None, f"over after {len(found)}: {reader.ending}"
-            found.append(change)
+        assert change is not None, f"over after {len(found)}: {reader.ending}"
+        found.append(change)
     return found
 
 

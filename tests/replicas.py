@@ -34,8 +34,11 @@ if os.path.exists(path):
         os.kill(pid, signal.SIGTERM)
     except ProcessLookupError:
         pass
-    while os.path.exists(f"/proc/{pid}") and open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z":
-        time.sleep(0.02)
+    try:
+        while open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.02)
+    except (FileNotFoundError, ProcessLookupError):
+        pass
 with open(os.path.join(folder, "log"), "ab") as log:
     process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
 open(path, "w").write(str(process.pid))

@@ -225,7 +225,7 @@ async def test_without_live_updates_neither_address_exists(shared_database_url: 
 
 
 async def test_it_ends_when_the_token_expires(server: Server, eve: Person) -> None:
-    async with events(server.base_url, short_lived(eve, seconds=2)) as reader:
+    async with events(server.base_url, short_lived(eve, seconds=5)) as reader:
         await eve.add_task("in time")
         assert titles(await over(reader)) == ["in time"]
         assert (reader.ending, reader.reconnect) == ("TOKEN_EXPIRED", True)

@@ -132,7 +132,7 @@ def test_idle_clients_and_half_heads_make_room_the_oldest_first(
     # Those that never finish their head are waited for a second when others come.
     halves = [connect(server).send(HALF) for _ in range(PLACES)]
     assert connect(server).send(LIVE).answer()[0] == 503
-    time.sleep(1.2)
+    wait_for(lambda: is_live(connect, server))
     for _ in range(3 * PLACES):
         wire = connect(server).send(LIVE)
         assert wire.answer()[0] == 200

@@ -330,7 +330,7 @@ def exchange(server: Server, request: bytes) -> bytes:
 
 
 def test_a_length_that_lies_makes_no_file(start_server: StartServer, tmp_path: Path) -> None:
-    server = start_server(request_timeout_seconds=1)
+    server = start_server(request_timeout_seconds=3)
     client = Client(server)
     body = form(b"a.txt")
     head = (

@@ -36,7 +36,7 @@ SECONDS = 60 + WRITES / 20
 WRITERS = 8
 READERS = ("sse", "websocket") * 4
 # pub/sub knows no databases, but the rate limits beside it do.
-REDIS_URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/12")
+REDIS_URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/10")
 _folders = itertools.count(1)
 log = logging.getLogger(__name__)
 

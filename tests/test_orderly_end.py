@@ -19,6 +19,7 @@ from tests.live_clients import SECRET, deaf_reader, events, register, serve, soc
 SIZE = 400_000
 # Ten seconds are promised; the rest is for a busy machine.
 LONGEST_END = 13.0
+MORE_NOTICE = 1.5
 PATIENCE = 20.0
 pytestmark = pytest.mark.parametrize("dialect", ["sqlite"], indirect=True)
 
@@ -78,7 +79,8 @@ async def test_with_everything_open_and_some_of_it_stuck_it_ends_in_time_and_los
     database_url: str, tmp_path: Path, stack: AsyncExitStack
 ) -> None:
     settings = {"database_url": database_url, "secret_key": SECRET, "log_level": "info"}
-    server = await asyncio.to_thread(serve, tmp_path, **settings)
+    # Longer than the half second that is the default, so that a slow machine can ask while it lasts.
+    server = await asyncio.to_thread(serve, tmp_path, **settings, drain_notice_seconds=0.5 + MORE_NOTICE)
     stack.callback(server.kill)
     client = await stack.enter_async_context(httpx.AsyncClient(base_url=server.base_url, trust_env=False, timeout=20))
     person = await register(client)
@@ -109,7 +111,7 @@ async def test_with_everything_open_and_some_of_it_stuck_it_ends_in_time_and_los
     assert await asyncio.to_thread(server.process.wait, PATIENCE) == 0
     ended = time.monotonic() - begun
     print(f"\nnot ready after {noticed:.2f} s, streams told after {told:.2f} s, gone after {ended:.2f} s")  # noqa: T201
-    assert ended < LONGEST_END
+    assert ended < LONGEST_END + MORE_NOTICE
     await check_after_the_restart(tmp_path, settings, person, task, json.loads(content)["id"])
 
 

@@ -151,17 +151,20 @@ async def test_a_mail_that_is_tried_again_brings_the_same_token(
 
 async def test_pauses_between_attempts_grow(api: Api, mail_server: MailServer, stored: Stored) -> None:
     mail_server.mode = "451"
+    caused = datetime.now(UTC)
     await api.register()
-    pauses = []
     for attempt in (1, 2, 3, 4):
         await tried(stored, "verify_email", attempt)
+        # A slow machine may have come to the next one by itself.
+        attempts = await stored.value("SELECT attempts FROM outbox WHERE kind = 'verify_email'")
         due_at = await stored.moment("SELECT due_at FROM outbox WHERE kind = 'verify_email'")
         assert due_at is not None
-        pauses.append((due_at - datetime.now(UTC)).total_seconds())
+        expected = timedelta(seconds=2 ** (attempts - 1))
+        assert due_at - caused >= 0.8 * expected
+        assert due_at - datetime.now(UTC) <= 1.2 * expected
         await stored.rows("UPDATE outbox SET last_error = NULL")
+        caused = datetime.now(UTC)
         await make_due(stored)
-    for pause, expected in zip(pauses, (1, 2, 4, 8), strict=True):
-        assert 0.8 * expected - 0.7 < pause <= 1.2 * expected
 
 
 async def test_a_mail_that_the_server_refuses_for_good_is_dead_and_stays_visible(

@@ -6,10 +6,12 @@ import contextlib
 import hashlib
 import os
 import statistics
+import threading
 import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import closing
+from typing import Any
 
 import argon2
 import bcrypt
@@ -183,9 +185,14 @@ async def test_the_loop_turns_while_passwords_are_checked() -> None:
 async def test_beyond_the_queue_the_answer_is_busy_and_room_comes_back() -> None:
     with closing(PasswordHasher("bcrypt", 10, threads=1, queue=3)) as hasher:
         stored = await hasher.hash(PASSWORD)
-        results = await asyncio.gather(*(hasher.verify(PASSWORD, stored) for _ in range(10)), return_exceptions=True)
+        gate = threading.Event()
+        busy = asyncio.create_task(hasher.run(gate.wait))
+        await asyncio.sleep(0)
+        asyncio.get_running_loop().call_later(0.2, gate.set)
+        results = await asyncio.gather(*(hasher.verify(PASSWORD, stored) for _ in range(9)), return_exceptions=True)
+        assert await busy
         refused = [result for result in results if isinstance(result, Unavailable)]
-        assert (results.count(OK), len(refused)) == (4, 6)
+        assert (results.count(OK), len(refused)) == (3, 6)
         assert {(refusal.code, refusal.retry_after) for refusal in refused} == {("BUSY", 1)}
         assert await hasher.verify(PASSWORD, stored) == OK
 
@@ -193,8 +200,17 @@ async def test_beyond_the_queue_the_answer_is_busy_and_room_comes_back() -> None
 async def test_a_client_that_hangs_up_frees_its_place_when_the_work_ends() -> None:
     with closing(PasswordHasher("bcrypt", 11, threads=1, queue=1)) as hasher:
         stored = await hasher.hash(PASSWORD)
-        tasks = [asyncio.create_task(hasher.verify(PASSWORD, stored)) for _ in range(2)]
-        await asyncio.sleep(0.02)
+        begun, gate = asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def work() -> bool:
+            loop.call_soon_threadsafe(begun.set)
+            return gate.wait()
+
+        tasks: list[asyncio.Task[Any]] = [asyncio.create_task(hasher.run(work))]
+        await begun.wait()
+        tasks.append(asyncio.create_task(hasher.verify(PASSWORD, stored)))
+        await asyncio.sleep(0)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -203,6 +219,7 @@ async def test_a_client_that_hangs_up_frees_its_place_when_the_work_ends() -> No
         await asyncio.sleep(0)
         with pytest.raises(Unavailable):
             await hasher.verify(PASSWORD, stored)
+        gate.set()
         assert await waiting == OK
         assert await asyncio.gather(*(hasher.verify(PASSWORD, stored) for _ in range(2))) == [OK, OK]
 

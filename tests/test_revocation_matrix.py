@@ -28,7 +28,7 @@ from tests.fixtures.stored import Stored
 SECRET = "a-key-that-is-only-in-these-endings-1"
 NEW_PASSWORD = "lighthouse-marmalade-7"
 # A database of Redis that nothing else uses, because it is emptied.
-REDIS_URL = os.environ.get("TEST_REDIS_URL_TO_FLUSH", "redis://127.0.0.1:6379/13")
+REDIS_URL = os.environ.get("TEST_REDIS_URL_TO_FLUSH", "redis://127.0.0.1:6379/11")
 PLENTY = {f"rate_limit_{kind}": "1000000/hour" for kind in ("anonymous", "login", "register", "refresh", "mail")}
 WAYS = ("/api/v1/tasks", "/api/v1/auth/me")  # by the hot routes' way, and by the plain one
 

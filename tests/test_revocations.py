@@ -10,7 +10,7 @@ import jwt
 import pytest
 
 from duly.db.database import open_database
-from duly.identity.revocations import Revocations
+from duly.identity.revocations import MAX_AGE_SECONDS, Revocations
 from duly.kit.clock import now
 from duly.settings import Settings
 from tests.fixtures.application import PASSWORD, Api, Person, StartApp
@@ -202,13 +202,9 @@ async def test_a_silent_database_is_told_to_all_who_wait_at_once(start_app: Star
         ann = await api.register("ann@example.com")
         wire.silence()
         async with asyncio.timeout(25):
+            await asyncio.sleep(MAX_AGE_SECONDS + 0.1)  # what is known of the ended sessions has become too old
             # Each of 40 that waited for its turn to ask would need minutes.
-            for _ in range(2):
-                answers = await asyncio.gather(*(ann.post("/tasks", json={"title": 5}) for _ in range(40)))
-                if answers[0].status_code == 503:
-                    break
-                assert {answer.status_code for answer in answers} == {422}
-                await asyncio.sleep(1)
+            answers = await asyncio.gather(*(ann.post("/tasks", json={"title": 5}) for _ in range(40)))
         assert {code(answer) for answer in answers} == {(503, "DATABASE_UNAVAILABLE")}
         wire.mend()
         await answers_with(200, lambda: me(api, ann.access_token))

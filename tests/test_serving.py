@@ -172,7 +172,8 @@ def waits_for_the_lock(server: Server) -> bool:
 
 @pytest.mark.covers("A016", "B071", "B077", "E002", "E012")
 def test_told_to_end_it_says_so_and_finishes_what_runs(start_server: StartServer, database_url: str) -> None:
-    server = start_server(database_url=database_url, log_format="json")
+    # Connections are taken for that long after the signal, and the balancer has to ask three times.
+    server = start_server(database_url=database_url, log_format="json", drain_notice_seconds=5)
     headers = sign_up(server)
     with (
         ThreadPoolExecutor(1) as pool,
