@@ -73,7 +73,8 @@ export function TaskBoard({ dulyUrl, user, first, firstFilter }: Props) {
     } // prettier-ignore
     const before = new Set(list.tasks.map(({ id }) => id))
     // The stream may bring the task before the call is answered: then it is shown once, as the server has it.
-    const hasArrived = (tasks: Task[]) => tasks.some(({ id, title }) => !before.has(id) && title === draft.title.trim())
+    const kept = draft.title.trim().normalize() // as Duly keeps it
+    const hasArrived = (tasks: Task[]) => tasks.some(({ id, title }) => !before.has(id) && title === kept)
     try {
       await attempt(
         (tasks) => (hasArrived(tasks) ? tasks : [unsaved, ...tasks]),
