@@ -61,6 +61,9 @@ class Developer:
     def try_out(self, method: str, path: str, status: int) -> str:
         """Open an operation, execute it as it stands, and read the answer of this status that the page shows."""
         self.press(f".opblock-{method} .opblock-summary-path[data-path='{path}']")
+        if method == "post":
+            # The example is shown before it is what Execute would send; until then a press only marks it as missing.
+            until(self.tab, f"Boolean(ui.oas3Selectors.requestBodyValue({json.dumps(path)}, {json.dumps(method)}))")
         self.press(f".opblock-{method}.is-open .execute")
         answer = self.sees(f".opblock-{method}.is-open .live-responses-table .response", f"{status}\t")
         self.press(f".opblock-{method}.is-open .opblock-summary-control")
