@@ -34,7 +34,7 @@ FROM ${PYTHON_IMAGE} AS final
 LABEL org.opencontainers.image.title="Duly" \
       org.opencontainers.image.description="The task backend that a developer puts behind any frontend." \
       org.opencontainers.image.licenses="MIT" \
-      org.opencontainers.image.version="0.4.0"
+      org.opencontainers.image.version="0.5.0"
 RUN python -m pip uninstall --quiet --yes --root-user-action=ignore pip \
  && rm -rf /usr/local/lib/python3.*/ensurepip \
  && groupadd --system --gid 10001 duly \

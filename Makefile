@@ -61,9 +61,10 @@ check: $(VENV)/.stamp-dev ## What CI runs before the tests: format, lint, types,
 	$(BIN)/python scripts/check_floors.py
 	$(BIN)/python scripts/scan_secrets.py
 
-bench: $(VENV)/.stamp-run ## Set up the peers and measure.
-	$(BIN)/python -m bench setup
-	$(BIN)/python -m bench
+bench: NODE_PEER = $(if $(shell command -v npm),--with-fastify)
+bench: $(VENV)/.stamp-run ## Set up the peers (Fastify too, where npm is) and measure.
+	$(BIN)/python -m bench setup $(NODE_PEER)
+	$(BIN)/python -m bench $(NODE_PEER)
 
 docs: $(VENV)/.stamp-dev ## Write the generated parts of the documents again.
 	$(BIN)/python scripts/settings_table.py --write README.md

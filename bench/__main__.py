@@ -6,25 +6,35 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from bench import environment
+from bench import environment, instructions, rest, streams, tricks, users, workers
 from bench.accounts import SIZES, grow
 from bench.compare import SERVERS, Plan, compare
 from bench.failure import BenchError
 from bench.floods import withstand
 from bench.isolation import LOGIN_LOOPS, isolate
+from bench.layers import share_out
 from bench.load import Load
 from bench.progress import say
 from bench.report import render
 from bench.scale import project
+from bench.stalls import watch
 from bench.workload import WORKLOADS, Scale
 
 POSTGRES = "postgresql://postgres@127.0.0.1:5432"
-ACTIONS = ("compare", "setup", "isolation", "accounts", "scale", "floods")
+REPORTS = {
+    "isolation": isolate, "floods": withstand, "scale": project, "stalls": watch, "layers": share_out,
+    "tricks": tricks.measure, "workers": workers.measure, "users": users.crowd, "streams": streams.listen,
+    "rest": rest.weigh, "instructions": instructions.count,
+}  # fmt: skip
+ACTIONS = ("compare", "setup", "accounts", *REPORTS)
+BOTH = ("duly-sqlite", "duly-postgres:1")
 # What is about Duly alone; totals are remembered by each worker for itself, so accounts are asked for of one.
 OURS = {
     "isolation": ("duly-sqlite", "duly-postgres"),
     "accounts": ("duly-sqlite", "duly-postgres:1"),
     "floods": ("duly-sqlite",),
+    **dict.fromkeys(("stalls", "layers", "tricks", "users", "streams", "rest", "instructions"), BOTH),
+    "workers": ("duly-postgres",),  # SQLite always has one
 }
 
 
@@ -70,8 +80,8 @@ def make_plan(given: argparse.Namespace) -> Plan:
     servers = list(dict.fromkeys(given.only or names))
     if given.with_fastify and "fastify" not in servers:
         servers.append("fastify")
-    if given.action == "isolation" and given.users < LOGIN_LOOPS:
-        raise BenchError(f"isolation needs at least {LOGIN_LOOPS} users")
+    if given.action in {"isolation", "stalls"} and given.users < LOGIN_LOOPS:
+        raise BenchError(f"{given.action} needs at least {LOGIN_LOOPS} users")
     return Plan(
         servers=servers,
         workloads=given.workloads,
@@ -94,12 +104,8 @@ def run(given: argparse.Namespace) -> int:
     if given.action == "accounts":
         return grow(plan, given.sizes)
     environment.require_wrk()
-    if given.action == "isolation":
-        return isolate(plan)
-    if given.action == "floods":
-        return withstand(plan)
-    if given.action == "scale":
-        return project(plan)
+    if given.action in REPORTS:
+        return REPORTS[given.action](plan)
     results = compare(plan)
     report = render(plan, results)
     print(report, end="")

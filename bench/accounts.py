@@ -11,9 +11,8 @@ from statistics import median
 from typing import Any
 
 from bench.client import Client
-from bench.compare import Plan, make_server, open_bench, start
+from bench.compare import Plan, make_duly, open_bench, start
 from bench.duly import API, SEED_CONNECTIONS, Account, Duly, DulyPostgres
-from bench.failure import BenchError
 from bench.progress import Progress, say
 from bench.report import digits
 
@@ -164,9 +163,7 @@ def grow(plan: Plan, sizes: Sequence[int]) -> int:
     head = f"{sizes[0]:,}: ms | " + " | ".join(f"{size:,}" for size in sizes[1:])
     with open_bench(plan) as (bench, stack):
         for spec in plan.servers:
-            server = make_server(spec, bench)
-            if not isinstance(server, Duly):
-                raise BenchError(f"accounts is about Duly; {spec!r} is not")
+            server = make_duly(spec, bench)
             start(server, stack)
             owners = [fill(server, account, size) for account, size in zip(register(server, sizes), sizes, strict=True)]
             if isinstance(server, DulyPostgres):

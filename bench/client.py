@@ -2,12 +2,14 @@
 
 import http.client
 import json
+import time
 from types import TracebackType
 from typing import Any, Self
 
 from bench.failure import BenchError
 
 TIMEOUT_SECONDS = 30.0
+TOO_MANY = 429
 
 
 class Client:
@@ -23,14 +25,22 @@ class Client:
         self._connection.close()
 
     def send(self, method: str, path: str, *, token: str = "", body: str = "") -> tuple[int, Any]:
-        """Status and parsed JSON (None for an empty or other body); OSError when the server cannot be reached."""
+        """Status and parsed JSON (None for an empty or other body); OSError when the server cannot be reached.
+
+        A server that limits its callers is asked again when it says: a large account is filled faster than it admits.
+        """
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         if body:
             headers["Content-Type"] = "application/json"
         try:
-            self._connection.request(method, path, body or None, headers)
-            answer = self._connection.getresponse()
-            data = answer.read()
+            while True:
+                self._connection.request(method, path, body or None, headers)
+                answer = self._connection.getresponse()
+                data = answer.read()
+                seconds = answer.headers["Retry-After"]
+                if answer.status != TOO_MANY or seconds is None:
+                    break
+                time.sleep(float(seconds))
         except (http.client.HTTPException, OSError) as error:
             self._connection.close()
             raise OSError(f"{method} {path}: {error or type(error).__name__}") from error

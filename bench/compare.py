@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.check import check_answers
-from bench.duly import DulyPostgres, DulySqlite
+from bench.duly import Duly, DulyPostgres, DulySqlite
 from bench.environment import HERE
 from bench.failure import BenchError
 from bench.load import Load, Window
@@ -57,15 +57,26 @@ class Results:
         return sum(window.error_count for window in self.list_windows())
 
 
-def make_server(spec: str, bench: Bench) -> Server:
-    """The server that `NAME` or `NAME:WORKERS` stands for; BenchError for a name that is none."""
+def make_server(spec: str, bench: Bench, label: str = "") -> Server:
+    """The server that `NAME` or `NAME:WORKERS` stands for, which is its label too unless it is given another.
+
+    Raises BenchError for a name that is none.
+    """
     name, _, workers = spec.partition(":")
     kind = SERVERS.get(name)
     if kind is None or (workers and not workers.isdigit()) or workers == "0":
         raise BenchError(f"no server {spec!r}; there are {', '.join(SERVERS)}, each with an optional :WORKERS")
     if workers and kind is PocketBase:
         raise BenchError("pocketbase is one process on all cores; it takes no :WORKERS")
-    return kind(spec, int(workers or kind.default_workers), bench)
+    return kind(label or spec, int(workers or kind.default_workers), bench)
+
+
+def make_duly(spec: str, bench: Bench, label: str = "") -> Duly:
+    """The same for what is about Duly alone; BenchError for a peer."""
+    server = make_server(spec, bench, label)
+    if not isinstance(server, Duly):
+        raise BenchError(f"this is about Duly; {spec!r} is not")
+    return server
 
 
 @contextmanager
@@ -131,7 +142,7 @@ def run_window(load: Load, server: Server, workload: str, pairs: Path) -> Window
     if server.process is not None:
         server.process.require_alive()
     try:
-        window = load.run(server.port, server.calls[workload], pairs)
+        window = load.run(server.port, server.turns(workload), pairs)
     except BenchError as error:
         raise BenchError(f"{server.label}, {workload}: {error}") from error
     if window.error_count:

@@ -1,5 +1,5 @@
 -- Cycles over the requests made from a file of pairs, and ends with one line of JSON.
--- Arguments: pairs file, method, path template, body template.
+-- Arguments: pairs file; method, path template and body template of each call, which the pairs take in turn.
 
 local requests, next_index = {}, 0
 
@@ -8,10 +8,11 @@ local function fill(template, values)
 end
 
 function init(args)
-  local method, path, body = args[2], args[3], args[4] or ""
-  local number = 0
+  local count, number = math.max(1, math.floor((#args - 1) / 3)), 0
   for line in io.lines(args[1]) do
     local token, id, user = line:match("^(.-)\t(.-)\t(.-)$")
+    local first = 2 + number % count * 3
+    local method, path, body = args[first], args[first + 1], args[first + 2] or ""
     number = number + 1
     local values = { id = id, user = user, n = tostring(number) }
     local headers = { ["Authorization"] = "Bearer " .. token }

@@ -4,8 +4,10 @@ import json
 import random
 import secrets
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 from bench import environment
 from bench.client import Client
@@ -22,6 +24,8 @@ CALLS = {
     "R2": Call("GET", f"{API}/tasks?limit=20"),
     "W1": Call("POST", f"{API}/tasks", create_body()),
 }
+# What people do with a task list, for ten requests: they read it, open a task, and write now and then.
+MIX = ("R2", "R1", "R2", "W1", "R2", "R1", "R2", "R1", "R2", "W1")
 VERSIONS = """
 import platform
 from importlib.metadata import PackageNotFoundError, version
@@ -48,6 +52,13 @@ class Duly(Server):
 
     calls = CALLS
     accounts: list[Account]
+    wrapper: Sequence[str] = ()
+    """The words of a command that runs it in its turn, such as a tool that counts instructions."""
+
+    @cached_property
+    def secret(self) -> str:
+        """The key of this server, for each of its starts."""
+        return secrets.token_urlsafe(48)
 
     def settings(self) -> dict[str, str]:
         """The environment Duly is started with; `--duly-env` has the last word."""
@@ -56,7 +67,7 @@ class Duly(Server):
         return {
             "ENVIRONMENT": "production",
             "DATA_DIR": str(data),
-            "SECRET_KEY": secrets.token_urlsafe(48),
+            "SECRET_KEY": self.secret,
             "PUBLIC_URL": f"http://127.0.0.1:{self.port}",
             "RATE_LIMIT_REGISTER": "1000000/hour",
             "RATE_LIMIT_LOGIN": "1000000/hour",  # everybody comes from one address here; users are counted as they ship
@@ -64,10 +75,22 @@ class Duly(Server):
             "WEB_CONCURRENCY": str(self.workers),
         }
 
-    def prepare(self) -> list[Pair]:
+    def turns(self, workload: str) -> Sequence[Call]:
+        if workload == "mixed":
+            return [self.calls[name] for name in MIX]
+        if workload == "login":
+            body = {"email": self.accounts[-1].email, "password": self.accounts[-1].password}
+            return [Call("POST", f"{API}/auth/login", json.dumps(body))]
+        return super().turns(workload)
+
+    def start(self) -> None:
+        """Start it on the data that is there, and wait until it is ready."""
         python = environment.require_file(environment.DULY_PYTHON, "install Duly first (see the README)")
-        command = [str(python), "-m", "duly", "serve", "--port", str(self.port)]
+        command = [*self.wrapper, str(python), "-m", "duly", "serve", "--port", str(self.port)]
         self.spawn(command, "/health/ready", self.settings() | dict(self.bench.duly_settings))
+
+    def prepare(self) -> list[Pair]:
+        self.start()
         self.accounts = self.register_users()
         return self.create_tasks()
 
@@ -131,8 +154,12 @@ class DulyPostgres(Duly, Postgres):
     def settings(self) -> dict[str, str]:
         return super().settings() | {"DATABASE_URL": self.database_url}
 
+    def start(self) -> None:
+        if not self.has_database:
+            self.create_database()
+        super().start()
+
     def prepare(self) -> list[Pair]:
-        self.create_database()
         pairs = super().prepare()
         self.postgres_version = self.settle_database()
         return pairs

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.client import Client
-from bench.compare import Plan, make_server, open_bench, run_window, start
+from bench.compare import Plan, make_duly, open_bench, run_window, start
 from bench.duly import API, Duly
 from bench.failure import BenchError
 from bench.load import Load
@@ -277,9 +277,7 @@ def withstand(plan: Plan) -> int:
     plan = replace(plan, scale=Scale(USERS, TASKS), duly_settings={"RATE_LIMIT_ENABLED": "false", **plan.duly_settings})
     with open_bench(plan) as (bench, stack):
         for spec in plan.servers:
-            server = make_server(spec, bench)
-            if not isinstance(server, Duly):
-                raise BenchError(f"floods is about Duly; {spec!r} is not")
+            server = make_duly(spec, bench)
             pairs = start(server, stack)
             print(f"{spec}: {server.describe()}\n")
             print("| flood | idle p99, ms | p99 beside it | bound | peak memory, MiB | failed | within |")

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.client import Client
-from bench.compare import Plan, make_server, open_bench, run_window, start
+from bench.compare import Plan, make_duly, open_bench, run_window, start
 from bench.duly import API, Account, Duly
 from bench.failure import BenchError
 from bench.load import Load, Window
@@ -93,9 +93,7 @@ def isolate(plan: Plan) -> int:
     failed = False
     with open_bench(plan) as (bench, stack):
         for spec in plan.servers:
-            server = make_server(spec, bench)
-            if not isinstance(server, Duly):
-                raise BenchError(f"isolation is about Duly; {spec!r} is not")
+            server = make_duly(spec, bench)
             pairs = start(server, stack)
             description = server.describe()
             idle, busy = measure(plan, server, pairs)

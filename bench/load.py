@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,14 +45,14 @@ class Load:
     connections: int
     seconds: int
 
-    def run(self, port: int, call: Call, pairs: Path) -> Window:
-        """Press on one server; BenchError if wrk itself fails or not one request is answered."""
+    def run(self, port: int, calls: Sequence[Call], pairs: Path) -> Window:
+        """Press on one server with these calls in turn; BenchError if wrk fails or not one request is answered."""
         others = watch_idle()
         busy, own = read_busy_seconds(), read_children_seconds()
         command = [
             "wrk", "-t1", f"-c{self.connections}", f"-d{self.seconds}s", f"--timeout={TIMEOUT_SECONDS}s",
             "-s", str(HERE / "cycle.lua"), f"http://127.0.0.1:{port}", "--",
-            str(pairs), call.method, call.path, call.body,
+            str(pairs), *(part for call in calls for part in (call.method, call.path, call.body)),
         ]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         work = (read_busy_seconds() - busy) - (read_children_seconds() - own)

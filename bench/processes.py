@@ -50,9 +50,9 @@ class ServerProcess:
         """The process group that the program and all it starts belong to."""
         return self._process.pid
 
-    def wait_ready(self, path: str) -> None:
-        """Return when GET `path` answers 2xx; BenchError with the end of the log if it dies or takes over a minute."""
-        deadline = time.monotonic() + READY_SECONDS
+    def wait_ready(self, path: str, seconds: float = READY_SECONDS) -> None:
+        """Return when GET `path` answers 2xx; BenchError with the end of the log if it dies or takes longer."""
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self.require_alive()
             try:
@@ -63,7 +63,7 @@ class ServerProcess:
             except OSError:
                 pass
             time.sleep(POLL_SECONDS)
-        raise BenchError(f"not ready after {READY_SECONDS:.0f} s (GET {path})\n{self._log_end()}")
+        raise BenchError(f"not ready after {seconds:.0f} s (GET {path})\n{self._log_end()}")
 
     def require_alive(self) -> None:
         """BenchError with the end of the log if the program has ended."""

@@ -1,14 +1,15 @@
 """What every measured server offers the harness, and the two smallest: the floor and the SQL peers' shared part."""
 
+import re
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import environment
 from bench.failure import BenchError
-from bench.processes import ServerProcess, find_free_port
+from bench.processes import READY_SECONDS, ServerProcess, find_free_port
 from bench.workload import PAIR_COUNT, Call, Pair, Scale, create_body, read_pairs
 
 PEER_PACKAGES = ("uvicorn", "fastapi", "sqlalchemy", "asyncpg")
@@ -35,15 +36,20 @@ class Server(ABC):
     calls: Mapping[str, Call]
     checks_owner = True
     default_workers = 1
+    ready_seconds = READY_SECONDS
 
     def __init__(self, label: str, workers: int, bench: Bench) -> None:
         self.label = label
         self.workers = workers
         self.bench = bench
         self.port = find_free_port()
-        self.folder = bench.scratch / label.replace(":", "-")
+        self.folder = bench.scratch / re.sub(r"\W+", "-", label)
         self.folder.mkdir()
         self.process: ServerProcess | None = None
+
+    def turns(self, workload: str) -> Sequence[Call]:
+        """What a workload asks for, one after the other."""
+        return (self.calls[workload],)
 
     @abstractmethod
     def prepare(self) -> list[Pair]:
@@ -58,7 +64,7 @@ class Server(ABC):
         self.process = ServerProcess(
             command, port=self.port, log=self.folder / "server.log", cwd=self.folder, env=settings or {}
         )
-        self.process.wait_ready(ready)
+        self.process.wait_ready(ready, self.ready_seconds)
 
     def close(self) -> None:
         """End the program and remove what it leaves outside its folder."""
@@ -86,21 +92,21 @@ class Postgres(Server):
     """A server with a PostgreSQL database of its own, dropped when the run ends."""
 
     postgres_version = ""
-    _created = False
+    has_database = False
 
     @property
     def database_url(self) -> str:
-        name = f"duly_bench_{self.bench.scratch.name}_{self.folder.name}".lower().replace("-", "_")
+        name = f"duly_bench_{self.bench.scratch.name}_{self.port}".lower().replace("-", "_")
         return f"{self.bench.postgres.rstrip('/')}/{name}"
 
     def create_database(self) -> None:
         """Make the empty database."""
         # Noted first: an interruption may come when the database is there and this call has not returned.
-        self._created = True
+        self.has_database = True
         try:
             self.run_tables("create")
         except BenchError:
-            self._created = False
+            self.has_database = False
             raise
 
     def settle_database(self) -> str:
@@ -115,7 +121,7 @@ class Postgres(Server):
 
     def close(self) -> None:
         super().close()
-        if self._created:
+        if self.has_database:
             self.run_tables("drop")
 
 

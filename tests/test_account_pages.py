@@ -220,7 +220,7 @@ def _wait_for(read: Callable[[], Any]) -> Any:
             if found := read():
                 return found
         time.sleep(0.05)
-    raise AssertionError("nothing came within 20 seconds")
+    raise AssertionError("nothing came within 60 seconds")
 
 
 @pytest.mark.parametrize("path", PATHS)

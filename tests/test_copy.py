@@ -89,7 +89,9 @@ def _plain(row: Sequence[Any], columns: Sequence[str]) -> list[Any]:
         if isinstance(value, datetime):
             values.append(value.replace(tzinfo=UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"))
         else:
-            values.append(json.loads(value) if name == "tags" else int(value) if isinstance(value, bool) else value)
+            values.append(
+                json.loads(value) if name in {"tags", "document"} else int(value) if isinstance(value, bool) else value
+            )
     return values
 
 

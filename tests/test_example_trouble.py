@@ -131,6 +131,8 @@ def test_every_refusal_is_said_in_words(
 ) -> None:
     example.add_task(visitor, "Water the plants")
     page = open_page("/", visitor)
+    # The page reads its list once more when its stream begins; what it drops before that would come back.
+    expect(page.get_by_text("1 task", exact=True)).to_be_visible()
     page.route("**/complete", lambda route: answer(route, example.app_url, status, **headers))
     is_completed(page, "Water the plants").click()
     expect(fault(page, text)).to_be_visible()

@@ -169,7 +169,7 @@ async def test_what_a_stream_was_not_handed_is_its_lag(api: Api) -> None:
     request = Request({"type": "http", "headers": [(b"authorization", f"Bearer {ann.access_token}".encode())]})
     caller = await services.guard.authenticate(request.scope)
     async with services.streams.open(request, caller, None) as stream:
-        changes = stream.changes()
+        changes = stream.batches(1)
         reading = asyncio.create_task(anext(changes))
         await asyncio.sleep(0.1)
         assert (await figures(api))["duly_feed_lag_seconds"] == 0
@@ -226,7 +226,7 @@ async def test_limits_are_shared_while_redis_counts(start_app: StartApp) -> None
 async def test_the_look_is_read_from_indexes(api: Api) -> None:
     """With many finished mails and linked entries in the tables, nothing reads them."""
     database = api.app.state.services.database
-    async with database.connection() as connection:
+    async with database.pool.take() as connection:
         await connection.execute(
             "INSERT INTO outbox (id, kind, recipient_key, state, attempts, created_at, due_at)"
             " SELECT 'x' || n, 'k', 'r', 'sent', 0, now(), now() FROM generate_series(1, 20000) n"

@@ -16,7 +16,7 @@ import apsw
 
 from duly.db.sqlite import SqliteDatabase, open_connection
 from duly.errors import DulyError
-from tests.people import RENAME, add, plain
+from tests.people import RENAME, add
 from tests.power_loss import Disk, ForgetfulVFS, write_files
 
 CUTS = int(os.environ.get("POWER_CUTS", "20"))
@@ -90,10 +90,8 @@ class Machine:
         self._check(vfs, following)
 
     async def _write(self, database: SqliteDatabase, place: Path) -> None:
-        async with database.unit() as unit:
-            # Checkpoints come often, in the midst of commits and on the side.
-            await unit.begin()
-            await unit.fetch(plain(f"PRAGMA wal_autocheckpoint={self.chance.choice((3, 20, 100, 8000))}"))
+        # Checkpoints come often, in the midst of commits and on the side.
+        database.writer.checkpoints.pages = self.chance.choice((3, 20, 100, 8000))
         writers = [self._write_one_after_another(database, writer) for writer in range(WRITERS)]
         await asyncio.gather(*writers, asyncio.to_thread(self._checkpoint, place), return_exceptions=True)
 

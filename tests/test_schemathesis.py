@@ -29,6 +29,7 @@ from schemathesis.openapi.checks import RejectedPositiveData
 from schemathesis.python import asgi
 
 from duly.app import create_app
+from duly.identity.outside_users import NO_USER_IDS
 from duly.settings import Settings
 
 EXAMPLES = int(os.environ.get("SCHEMATHESIS_EXAMPLES", "6"))
@@ -116,6 +117,9 @@ def name_caller(case: Any, tasks: dict[str, list[str]]) -> None:
     Below it stands the first of the caller's `tasks`, and for each deletion another one, so that no chance decides
     whether there is any. A path that is wrong on purpose stays so.
     """
+    if case.path.startswith(OWNER) and str(case.path_parameters.get("user_id")).partition("/")[0] in NO_USER_IDS:
+        # With `v1` or `auth` in the place of an id it is another operation's address, or none, as the document says.
+        case.path_parameters["user_id"] = str(uuid.uuid4())
     token = case.headers.get("Authorization", "").removeprefix("Bearer ")
     path = case.meta and case.meta.components.get(ParameterLocation.PATH)
     is_right = path and path.mode is GenerationMode.POSITIVE
@@ -386,6 +390,8 @@ def test_strangers_find_the_document_true_and_every_protected_operation_shut(app
     assert warned.pop("missing_auth") == {401: protected(schema)}
     assert warned.pop("validation_mismatch", set()) <= with_mailed_token(schema)
     warned.pop("auth_flow_suggestion", None)
+    # The tool signs up people of its own; whether one of them meets a task of theirs in the trash is left to chance.
+    assert warned.pop("missing_test_data", set()) <= {"POST /api/v1/tasks/{task_id}/restore"}
     assert warned == {}
 
 

@@ -99,6 +99,19 @@ async def test_units_that_wait_for_the_disk_share_one_commit(
     assert 1 <= count_commits(path) - before <= 3
 
 
+async def test_the_log_is_copied_back_beside_the_writers_and_does_not_grow(
+    database: SqliteDatabase, database_url: str, path: Path
+) -> None:
+    """Writers without a pause: there is always one commit more, and the log has to be begun again all the same."""
+    database.writer.checkpoints.pages = 60
+    longest = 0
+    for number in range(300):
+        await write(database, f"first-{number}-{'x' * 3000}")
+        longest = max(longest, path.with_name(path.name + "-wal").stat().st_size // 4120)
+    assert 60 <= longest < 600, "of some 2,000 pages in all"
+    assert len(await stored(database_url)) == 300
+
+
 async def test_a_unit_that_fails_leaves_the_group_that_it_shares_a_transaction_with(
     database: SqliteDatabase, database_url: str, path: Path
 ) -> None:

@@ -38,7 +38,7 @@ def counted() -> Iterator[Counted]:
 
 
 LISTS = {
-    "/tasks": 1, "/tasks?status=pending": 1, "/tasks?status=pending&sort=title": 2, "/tasks?limit=1&sort=title": 1,
+    "/tasks": 1, "/tasks?status=pending": 1, "/tasks?status=pending&sort=title": 2, "/tasks?limit=1&sort=title": 2,
     "/tasks?priority=high": 3, "/tasks?overdue=true&sort=due_date": 3, "/tasks?offset=2&limit=3": 2,
     "/tasks/trash": 3, "/tasks?priority=high&tag=home": 6, "/tasks?search=one": 3, "/changes": 1, "/auth/sessions": 2,
     "/tasks/{task_id}/history": 2,

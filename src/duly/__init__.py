@@ -1,3 +1,3 @@
 """Duly: the task backend that a developer puts behind any frontend."""
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"

@@ -11975,7 +11975,7 @@ export interface operations {
             };
             header?: never;
             path: {
-                /** @description The caller's id, or the `sub` of their issuer. */
+                /** @description The caller's id, or the `sub` of their issuer. No id is one of `admins`, `auth`, `password`, `tasks`, `users`, `v1`: with such a word it is another address. */
                 user_id: string;
             };
             cookie?: never;
@@ -12106,7 +12106,7 @@ export interface operations {
                 "Idempotency-Key"?: string;
             };
             path: {
-                /** @description The caller's id, or the `sub` of their issuer. */
+                /** @description The caller's id, or the `sub` of their issuer. No id is one of `admins`, `auth`, `password`, `tasks`, `users`, `v1`: with such a word it is another address. */
                 user_id: string;
             };
             cookie?: never;
@@ -12280,7 +12280,7 @@ export interface operations {
             path: {
                 /** @description The task's id. */
                 task_id: string;
-                /** @description The caller's id, or the `sub` of their issuer. */
+                /** @description The caller's id, or the `sub` of their issuer. No id is one of `admins`, `auth`, `password`, `tasks`, `users`, `v1`: with such a word it is another address. */
                 user_id: string;
             };
             cookie?: never;
@@ -12435,7 +12435,7 @@ export interface operations {
             path: {
                 /** @description The task's id. */
                 task_id: string;
-                /** @description The caller's id, or the `sub` of their issuer. */
+                /** @description The caller's id, or the `sub` of their issuer. No id is one of `admins`, `auth`, `password`, `tasks`, `users`, `v1`: with such a word it is another address. */
                 user_id: string;
             };
             cookie?: never;
@@ -12618,7 +12618,7 @@ export interface operations {
             path: {
                 /** @description The task's id. */
                 task_id: string;
-                /** @description The caller's id, or the `sub` of their issuer. */
+                /** @description The caller's id, or the `sub` of their issuer. No id is one of `admins`, `auth`, `password`, `tasks`, `users`, `v1`: with such a word it is another address. */
                 user_id: string;
             };
             cookie?: never;
@@ -12773,7 +12773,7 @@ export interface operations {
             path: {
                 /** @description The task's id. */
                 task_id: string;
-                /** @description The caller's id, or the `sub` of their issuer. */
+                /** @description The caller's id, or the `sub` of their issuer. No id is one of `admins`, `auth`, `password`, `tasks`, `users`, `v1`: with such a word it is another address. */
                 user_id: string;
             };
             cookie?: never;

@@ -4,19 +4,21 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.utils import is_ssl
 from uvicorn.server import ServerState
 
+from duly.cli.cycles import Cycle
 from duly.contracts.v1.problems import render_problem
 from duly.errors import DulyError, Malformed, Unavailable
 from duly.kit.ids import new_request_id
 from duly.operations.draining import NOTICE
 from duly.web.crowd import crowd
 from duly.web.headers import add_security
+from duly.web.replies import WHOLE
 from duly.web.streams import ABORT
 
 HEAD_SECONDS = 10.0
@@ -60,12 +62,12 @@ class Connection(HttpToolsProtocol):
         self._waits_for_head = True
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._extensions: dict[str, Any] = {}
+        self._extensions: dict[str, Any] = {WHOLE: {}}
         self._is_deaf = False
         self._is_refused = False
         self._owes = False
         self._rest_bytes: int | None = None
-        self._is_large_piece = False
+        self._is_large = False
         self._is_ending = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -101,7 +103,7 @@ class Connection(HttpToolsProtocol):
             self._rest_bytes += len(data)
         elif self.timeout_keep_alive_task is not None:
             crowd.wake(self)
-        self._is_large_piece = len(data) > HEAD_BYTES
+        self._is_large = self._head_bytes + len(data) > HEAD_BYTES
         super().data_received(data)
         if self._is_deaf:
             return
@@ -123,16 +125,19 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """The head is here; from now on the request's own time limit counts."""
-        if self._is_large_piece and sum(len(name) + len(value) + 4 for name, value in self.headers) > HEAD_BYTES:
-            raise _Enough  # it came in one piece, and is too large all the same
+        if self._is_large and sum(len(name) + len(value) + 4 for name, value in self.headers) > HEAD_BYTES:
+            raise _Enough  # its end came with the piece that made it too large
         if len(self.pipeline) >= MOST_AHEAD:
             # What is sent ahead is answered so far, and the last answer says that the connection ends with it.
             self._end_with(self.cycle)
             raise _Enough
         self._waits_for_head = False
+        self._head_bytes = 0
         if self._timer is not None:
             self._stop_timer()
         super().on_headers_complete()
+        if self.cycle is not None:
+            Cycle.adopt(self.cycle)
         if (NOTICE.given or self._is_ending) and self.cycle is not None:
             # The answer says that it is the last here. A proxy then lets the connection go, instead of using it again
             # in the very moment in which it is closed.
@@ -196,7 +201,7 @@ class Connection(HttpToolsProtocol):
         """Refuse what is not HTTP in the form of every other refusal."""
         if self._is_deaf:
             return
-        if self._is_large_piece and self._waits_for_head:
+        if self._is_large and self._waits_for_head:
             self._refuse_head()
             return
         message = "This is no request in HTTP/1.1. Check what stands between you and the server."
@@ -224,7 +229,7 @@ class Connection(HttpToolsProtocol):
         """Hear nothing more, and close behind this request's answer."""
         self._is_deaf = True
         cycle.keep_alive = False
-        cycle.transport = _Lingering(self.transport, self._linger)  # type: ignore[assignment]  # all that it uses
+        cycle.transport = cast("asyncio.Transport", _Lingering(cycle.transport, self._linger))  # all that it uses
 
     def _turn_away(self, transport: asyncio.Transport) -> None:
         """Say that there is no place, before anything was asked: no request is parsed, and no task begun."""

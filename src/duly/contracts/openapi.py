@@ -187,7 +187,6 @@ def _complete(operation: dict[str, Any], settings: Settings) -> None:
     for parameter in operation.get("parameters", ()):
         _drop_null(parameter)
     for status, response in responses.items():
-        _drop_item_schema(response)
         headers = response.setdefault("headers", {})
         headers["X-Request-ID"] = _header("Finds this request in the log.")
         if status == "401" or (status == "403" and protected and _asks_for_scopes(settings)):
@@ -203,13 +202,6 @@ def _complete(operation: dict[str, Any], settings: Settings) -> None:
 def _asks_for_scopes(settings: Settings) -> bool:
     issuers = ({"read_scope": settings.better_auth_read_scope}, *settings.trusted_issuers)
     return any(issuer.get("read_scope") for issuer in issuers)
-
-
-def _drop_item_schema(response: dict[str, Any]) -> None:
-    # FastAPI describes the events of a stream in a word of OpenAPI 3.2. In 3.1, which this is, it stands as the schema.
-    for content in response.get("content", {}).values():
-        if "itemSchema" in content:
-            content["schema"] = content.pop("itemSchema") | {"description": "One event of the stream."}
 
 
 def _drop_null(parameter: dict[str, Any]) -> None:

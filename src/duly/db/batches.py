@@ -5,11 +5,13 @@ its rows does, is run again row by row, so that nobody suffers for a neighbour.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
+from duly.db.answers import tell
 from duly.db.slow import sharers
 from duly.db.statements import Row, Statement
 from duly.errors import DulyError
@@ -18,22 +20,33 @@ from duly.kit.logs import request_id_var
 log = logging.getLogger(__name__)
 
 MOST_ROWS = 64
-# With two batches on their way the server works on one while this process reads the answer of the other.
-MOST_BATCHES = 2
 
 Run = Callable[[Statement, Mapping[str, Any], float], Awaitable[Sequence[Row]]]
 """Runs a statement for those of whom the first came at this time of `monotonic`."""
+Ready = Callable[[float], contextlib.AbstractAsyncContextManager[None]]
+"""Held while a batch runs, for the first that waits since then; the batch is put together once it is there."""
+Pack = Callable[[list[dict[str, Any]]], Mapping[str, Any]]
+"""The values of a statement for many rows from those of each; without one, a list for each name."""
 _Waiting = tuple[dict[str, Any], "asyncio.Future[Row | None]", str, float]
 
 
+def _columns(rows: list[dict[str, Any]]) -> Mapping[str, Any]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
 class Batches:
-    """The requests that wait for one statement."""
+    """The requests that wait for one statement. At most `limit` batches are on their way at a time."""
 
-    __slots__ = ("_due", "_gathered", "_run", "_running", "_statement")
+    __slots__ = ("_due", "_gathered", "_limit", "_pack", "_ready", "_run", "_running", "_statement")
 
-    def __init__(self, statement: Statement, run: Run) -> None:
+    def __init__(
+        self, statement: Statement, run: Run, limit: int, *, ready: Ready | None = None, pack: Pack | None = None
+    ) -> None:
         self._statement = statement
         self._run = run
+        self._limit = limit
+        self._ready = ready
+        self._pack = pack or _columns
         self._gathered: list[_Waiting] = []
         self._running = 0
         self._due: asyncio.Task[None] | None = None
@@ -42,7 +55,7 @@ class Batches:
         """The first row for these values, or None. Raises whatever the statement alone would raise."""
         answer: asyncio.Future[Row | None] = asyncio.get_running_loop().create_future()
         self._gathered.append((values, answer, request_id_var.get(), monotonic()))
-        if self._due is None and self._running < MOST_BATCHES:
+        if self._due is None and self._running < self._limit:
             # It begins in the next turn of the loop, and takes what this turn has gathered.
             self._due = asyncio.create_task(self._serve())
         return await answer
@@ -52,11 +65,29 @@ class Batches:
         self._running += 1
         try:
             while self._gathered:
-                batch, self._gathered = self._gathered[:MOST_ROWS], self._gathered[MOST_ROWS:]
-                await self._answer(batch)
+                if self._ready is None:
+                    await self._answer(self._take())
+                else:
+                    await self._answer_when_ready(self._ready)
         finally:
             self._running -= 1
             del running  # held until here: the loop keeps only weak references to tasks
+
+    def _take(self) -> list[_Waiting]:
+        batch, self._gathered = self._gathered[:MOST_ROWS], self._gathered[MOST_ROWS:]
+        return batch
+
+    async def _answer_when_ready(self, ready: Ready) -> None:
+        try:
+            async with ready(self._gathered[0][3]):
+                # Whoever gave up meanwhile is left out.
+                batch = [waiting for waiting in self._take() if not waiting[1].done()]
+                if batch:
+                    await self._answer(batch)
+        except Exception as error:  # noqa: BLE001 - nothing was begun, and whoever waits hears why
+            for _, answer, _, _ in self._take():
+                if not answer.done():
+                    answer.set_exception(error)
 
     async def _answer(self, batch: list[_Waiting]) -> None:
         if len(batch) == 1:
@@ -67,14 +98,11 @@ class Batches:
         sharers.set([request_id for _, _, request_id, _ in batch])
         many = self._statement.many
         assert many is not None  # noqa: S101 - only such statements come here
-        columns = {name: [values[name] for values, _, _, _ in batch] for name in batch[0][0]}
         try:
-            rows = await self._run(many, columns, batch[0][3])
+            rows = await self._run(many, self._pack([waiting[0] for waiting in batch]), batch[0][3])
         except DulyError as error:
             # The database itself does not serve, or gave the transaction up: alone each would only wait to hear it.
-            for _, answer, _, _ in batch:
-                if not answer.done():
-                    answer.set_exception(error)
+            tell([(answer, error) for _, answer, _, _ in batch])
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, each row alone says it again or succeeds
             log.info("A batch of %s is run row by row: %s", len(batch), type(error).__name__)
@@ -84,9 +112,7 @@ class Batches:
         names = self._statement.many_key
         width = len(names)
         found = {tuple(row[:width]): row[width:] for row in rows}
-        for values, answer, _, _ in batch:
-            if not answer.done():
-                answer.set_result(found.get(tuple(values[name] for name in names)))
+        tell([(answer, found.get(tuple(values[name] for name in names))) for values, answer, _, _ in batch])
 
     async def _answer_alone(self, waiting: _Waiting) -> None:
         values, answer, request_id, since = waiting

@@ -1,5 +1,6 @@
 """SQL expressions whose spelling differs by dialect."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import ARRAY, Boolean, ColumnElement, Integer, String, TableValuedAlias, Text, bindparam, func, literal
@@ -13,11 +14,25 @@ from duly.db.types import Instant
 
 # Its ON CONFLICT is spelt alike on both dialects, and both compilers read it.
 __all__ = [
-    "array_of", "hold_name", "insert_on_conflict", "is_among", "json_document", "named", "plain_text",
+    "array_of", "by_dialect", "hold_name", "insert_on_conflict", "is_among", "json_document", "named", "plain_text",
     "rows_of",
 ]  # fmt: skip
 
 _INSTANT_FORMAT = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
+
+
+class by_dialect(ColumnElement[Any]):  # noqa: N801 - as the others here
+    """SQL that was written out for each dialect: `by_dialect({"sqlite": …, "postgresql": …})`."""
+
+    inherit_cache = False
+
+    def __init__(self, texts: Mapping[str, str]) -> None:
+        self.texts = texts
+
+
+@compiles(by_dialect)
+def _by_dialect(element: Any, compiler: Any, **_: Any) -> str:
+    return str(element.texts[compiler.dialect.name])
 
 
 class json_document(GenericFunction[str]):  # noqa: N801 - SQLAlchemy names a SQL function by its class

@@ -26,7 +26,7 @@ from sqlmodel import SQLModel
 
 from duly.db.apsw_dialect import make_engine
 from duly.db.database import address_from
-from duly.db.postgres import CONNECT_SECONDS
+from duly.db.postgres_pool import CONNECT_SECONDS
 from duly.db.url import DatabaseAddress
 from duly.settings import load_settings
 

@@ -1,40 +1,30 @@
 """PostgreSQL through asyncpg: one round trip for a read, one pool per worker, answers in bounded time."""
 
-import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from time import monotonic
 from typing import Any
 
-import asyncpg
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.engine import Dialect
 
 from duly.db.batches import Batches
 from duly.db.postgres_faults import FAULTS, GONE, discard, run_again, translate
+from duly.db.postgres_pool import LEAST_SECONDS, STATEMENT_SECONDS, Pool
 from duly.db.slow import SlowStatements
 from duly.db.statements import Row, Statement, sql_log
+from duly.db.types import dump_json
 from duly.db.unit import Connections, Listener, Unit
 from duly.db.url import DatabaseAddress
 
-# A locked table or a hung server must become a 503 within 5 s, so each step gets less.
-STATEMENT_SECONDS = 4.0
-ACQUIRE_SECONDS = 4.0
-CONNECT_SECONDS = 4.0
-# What one has that waited for others before it, however long: by then these were told that the server does not answer.
-LEAST_SECONDS = 0.8
-
-STOP_SECONDS = 2.0
+# With two batches on their way the server works on one while this process reads the answer of the other.
+MOST_BATCHES = 2
 
 
 def make_dialect() -> Dialect:
     """The SQLAlchemy dialect that statements are compiled for."""
-    return PGDialect_asyncpg()  # type: ignore[no-untyped-call]
-
-
-async def _keep_state(_: Any) -> None:
-    """Duly sets nothing on a connection, so there is nothing to reset when it goes back to the pool."""
+    return PGDialect_asyncpg(json_serializer=dump_json)  # type: ignore[no-untyped-call]
 
 
 class PostgresDatabase:
@@ -48,37 +38,16 @@ class PostgresDatabase:
                  slow_seconds: float = 0.0) -> None:  # fmt: skip
         self.dialect = make_dialect()
         self.slow = SlowStatements(slow_seconds)
-        self._waiting = 0
         self.listeners: list[Listener] = []
         self._address = address
         self._prepared = prepared
         self._batches: dict[Statement, Batches] = {}
-        self._sizes = (pool_size, overflow)
-        self._cleaning: set[asyncio.Task[None]] = set()
-        self._pool: asyncpg.Pool[asyncpg.Record] = asyncpg.create_pool(
-            **address.asyncpg_arguments(),
-            min_size=0,
-            max_size=pool_size + overflow,
-            max_inactive_connection_lifetime=300,
-            command_timeout=STATEMENT_SECONDS,
-            timeout=CONNECT_SECONDS,
-            statement_cache_size=200 if prepared else 0,
-            reset=_keep_state,
-            connect=self._connect if address.sslcert else None,
-        )
-
-    async def _connect(self, *places: Any, **arguments: Any) -> Any:
-        """A certificate of Duly's own lives shortly: each new connection shows the one that is there by then."""
-        try:
-            arguments["ssl"] = self._address.ssl_argument()
-        except ValueError as error:
-            raise ConnectionError(str(error)) from error
-        return await asyncpg.connect(*places, **arguments)
+        self.pool = Pool(address, size=pool_size, overflow=overflow, prepared=prepared)
 
     async def open(self) -> None:
         """Connect once, so that a wrong address is found at the start. Raises what `translate` gives."""
         try:
-            await self._pool
+            await self.pool.open()
         except FAULTS as error:
             raise translate(error) from error
         await self.ping()
@@ -106,7 +75,7 @@ class PostgresDatabase:
         if statement.many is not None:
             batches = self._batches.get(statement)
             if batches is None:
-                batches = self._batches[statement] = Batches(statement, self._fetch)
+                batches = self._batches[statement] = Batches(statement, self._fetch, MOST_BATCHES)
             return await batches.first(values)
         rows = await self._fetch(statement, values)
         return rows[0] if rows else None
@@ -122,7 +91,7 @@ class PostgresDatabase:
         sent: float | None = None
         rows: Sequence[Row] | None = None
         try:
-            async with self.connection(deadline - begun) as connection:
+            async with self.pool.take(deadline - begun) as connection:
                 sent = monotonic()
                 if self._prepared:
                     rows = await connection.fetch(sql, *arguments, timeout=deadline - sent)
@@ -140,41 +109,6 @@ class PostgresDatabase:
             sent = done if sent is None else sent  # no connection came
             self.slow.note(sql, done - sent, None if rows is None else len(rows), waited=sent - begun)
 
-    @contextlib.asynccontextmanager
-    async def connection(self, seconds: float = ACQUIRE_SECONDS) -> AsyncIterator[Any]:
-        """A pooled connection. One that broke is closed; one that did not answer in time is told to stop first."""
-        self._waiting += 1
-        try:
-            connection = await self._pool.acquire(timeout=seconds)
-        finally:
-            self._waiting -= 1
-        try:
-            yield connection
-        except (TimeoutError, asyncio.CancelledError):
-            # Closed at once, the server would go on with it, or wait for a lock, and there would be more of these
-            # than it takes connections. The caller is answered meanwhile.
-            self.later(self._pool.release(connection, timeout=STOP_SECONDS))
-            raise
-        except GONE:
-            discard(connection)
-            await self._pool.release(connection)
-            raise
-        except BaseException:
-            await self._pool.release(connection)
-            raise
-        await self._pool.release(connection)
-
-    def later(self, work: Coroutine[Any, Any, None]) -> None:
-        """Clean up behind the caller's back; what goes wrong closes the connection, which is all it is for."""
-
-        async def run() -> None:
-            with contextlib.suppress(*FAULTS):
-                await work
-
-        task = asyncio.create_task(run())
-        self._cleaning.add(task)
-        task.add_done_callback(self._cleaning.discard)
-
     def unit(self) -> Unit:
         """A transaction over any number of statements."""
         return PostgresUnit(self)
@@ -185,8 +119,7 @@ class PostgresDatabase:
 
     def connections(self) -> Connections:
         """The pool as it stands."""
-        size, idle = self._pool.get_size(), self._pool.get_idle_size()
-        return Connections(in_use=size - idle, idle=idle, limit=sum(self._sizes), waiting=self._waiting)
+        return self.pool.connections()
 
     async def ping(self) -> None:
         """One round trip. Raises `Unavailable`."""
@@ -207,21 +140,12 @@ class PostgresDatabase:
             "synchronous": values.get("synchronous_commit"),
             "fsync": values.get("fsync"),
             "prepared_statements": self._prepared,
-            "pool": {
-                "size": self._sizes[0],
-                "overflow": self._sizes[1],
-                "open": self._pool.get_size(),
-                "idle": self._pool.get_idle_size(),
-            },
+            "pool": self.pool.report(),
         }
 
     async def close(self) -> None:
         """Give every connection back; one that hangs is cut after two seconds."""
-        try:
-            async with asyncio.timeout(2):
-                await self._pool.close()
-        except TimeoutError:
-            self._pool.terminate()
+        await self.pool.close()
 
 
 class PostgresUnit(Unit):
@@ -264,7 +188,7 @@ class PostgresUnit(Unit):
         sent: float | None = None
         try:
             async with contextlib.AsyncExitStack() as stack:
-                connection = await stack.enter_async_context(self._database.connection())
+                connection = await stack.enter_async_context(self._database.pool.take())
                 sent = monotonic()
                 await connection.execute("BEGIN", timeout=begun + STATEMENT_SECONDS - sent)
                 self._stack = stack.pop_all()
@@ -278,7 +202,7 @@ class PostgresUnit(Unit):
     async def _rollback(self) -> None:
         if self._is_late:
             # The server did not answer in time; the caller does not wait for it once more.
-            self._database.later(self._give_up())
+            self._database.pool.later(self._give_up())
         else:
             await self._give_up()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import asyncpg
 
-from duly.db.postgres import CONNECT_SECONDS
+from duly.db.postgres_pool import CONNECT_SECONDS
 from duly.db.shapes import (
     BATCH,
     BATCH_BYTES,

@@ -1,37 +1,37 @@
-"""SQLite through apsw: reads on the event loop, one writer, and one durable commit for all units that wait."""
+"""SQLite through apsw: reads on the event loop, and one writer (`sqlite_writer`)."""
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import local
 from time import monotonic
-from typing import Any, TypeVar
+from typing import Any
 
 import apsw
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine import Dialect
 
-from duly.db.conflicts import database_down, writes_refused
+from duly.db.batches import Batches
+from duly.db.conflicts import database_down
 from duly.db.slow import SlowStatements
-from duly.db.sqlite_connections import BUSY_MILLISECONDS, open_connection
+from duly.db.sqlite_connections import open_connection
 from duly.db.sqlite_faults import translate
+from duly.db.sqlite_writer import Writer
 from duly.db.statements import Row, Statement, sql_log
+from duly.db.types import dump_json
 from duly.db.unit import Connections, Listener, Unit
-from duly.errors import DulyError
 
 __all__ = ["SqliteDatabase", "make_dialect", "open_connection", "translate"]
 
-log = logging.getLogger(__name__)
-
 SLOW_READERS = 2
-Result = TypeVar("Result")
 
 
 def make_dialect() -> Dialect:
     """The SQLAlchemy dialect that statements are compiled for."""
-    return SQLiteDialect_pysqlite(paramstyle="qmark")
+    return SQLiteDialect_pysqlite(paramstyle="qmark", json_serializer=dump_json)
 
 
 class SqliteDatabase:
@@ -50,6 +50,7 @@ class SqliteDatabase:
         self._threads = ThreadPoolExecutor(SLOW_READERS, thread_name_prefix="sqlite-read")
         self._of_thread = local()
         self.writer = Writer(path, self.slow)
+        self._batches: dict[Statement, Batches] = {}
 
     async def fetch(self, statement: Statement, **values: Any) -> Sequence[Row]:
         """All rows, from the last committed state."""
@@ -80,7 +81,31 @@ class SqliteDatabase:
         """A transaction over any number of statements."""
         return SqliteUnit(self)
 
-    single = unit
+    def single(self) -> Unit:
+        """One writing statement; if it has a form for many rows, those that wait run and commit as one, in a thread."""
+        return SqliteSingle(self)
+
+    async def write_together(self, statement: Statement, values: dict[str, Any]) -> Row | None:
+        """The first row of a statement that has a form for many rows; it is durable when this returns."""
+        batches = self._batches.get(statement)
+        if batches is None:
+            # One at a time: there is one writer, and the larger a batch, the less its commit costs each.
+            run, pack = partial(self._write, statement), partial(self._pack, statement)
+            batches = Batches(statement, run, 1, ready=self.writer.turn, pack=pack)
+            self._batches[statement] = batches
+        return await batches.first(values)
+
+    def _pack(self, single: Statement, rows: list[dict[str, Any]]) -> Mapping[str, Any]:
+        plan = single.plan(self.dialect)
+        return {"rows": [plan.arguments(row) for row in rows]}
+
+    async def _write(
+        self, single: Statement, asked: Statement, values: Mapping[str, Any], since: float
+    ) -> Sequence[Row]:
+        statement = single if asked is single else single.rows
+        assert statement is not None  # noqa: S101 - only such statements come here
+        plan = statement.plan(self.dialect)
+        return plan.rows(await self.writer.run_durably(plan.sql, plan.arguments(values), since))
 
     def connections(self) -> Connections:
         """The writing connection, and the units that wait for their turn."""
@@ -122,186 +147,6 @@ class SqliteDatabase:
         return connection.execute(sql, arguments).fetchall()
 
 
-class Writer:
-    """The one writing connection. Units take turns on it, each in a savepoint; those that wait share one commit.
-
-    A commit runs in a thread, because its fsync and checkpoint would stall the loop. Whoever starts a group asks for
-    the turn right away to commit it, so all units that were waiting before that are in the group: alone, a unit
-    commits at once.
-    """
-
-    def __init__(self, path: Path, slow: SlowStatements) -> None:
-        self._connection = open_connection(path)
-        self._slow = slow
-        self._waiting = 0
-        # Another process's lock is waited for in `_begin`, where the loop goes on meanwhile.
-        self._connection.set_busy_timeout(0)
-        self._turn = asyncio.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sqlite-commit")
-        self._group: list[asyncio.Future[None]] = []
-        self._committing: set[asyncio.Task[None]] = set()
-        self._closed = False
-
-    def pragma(self, name: str) -> Any:
-        """The value of a pragma on the writing connection."""
-        return self._connection.pragma(name)
-
-    def connections(self) -> Connections:
-        """One, in use while somebody has the turn."""
-        in_use = int(self._turn.locked())
-        return Connections(in_use=in_use, idle=1 - in_use, limit=1, waiting=self._waiting)
-
-    async def enter(self) -> None:
-        """Wait for the turn and open a savepoint, within the group's transaction or a new one."""
-        arrived = monotonic()
-        self._waiting += 1
-        try:
-            await self._take_turn(arrived)
-        finally:
-            self._waiting -= 1
-            self._slow.note("BEGIN IMMEDIATE", 0.0, 0, waited=monotonic() - arrived)
-
-    async def _take_turn(self, arrived: float) -> None:
-        await self._turn.acquire()
-        try:
-            if self._closed:
-                raise database_down()
-            if not self._connection.in_transaction:
-                await self._begin(arrived + BUSY_MILLISECONDS / 1000)
-            self._connection.execute("SAVEPOINT unit")
-        except BaseException as error:
-            self._give_up_entry()
-            if isinstance(error, apsw.Error):
-                raise translate(error) from error
-            raise
-
-    def run(self, sql: str, arguments: list[Any]) -> list[Any]:
-        """One statement inside the savepoint."""
-        if sql_log.isEnabledFor(logging.DEBUG):
-            sql_log.debug(sql)
-        if not self._connection.in_transaction:
-            # A full disk or an I/O error made SQLite roll everything back: this would be a transaction of its own.
-            raise writes_refused(retry_after=1)
-        begun = monotonic()
-        rows: list[Any] | None = None
-        try:
-            rows = self._connection.execute(sql, arguments).fetchall()
-        except apsw.Error as error:
-            raise translate(error) from error
-        finally:
-            self._slow.note(sql, monotonic() - begun, None if rows is None else len(rows))
-        return rows
-
-    async def commit(self) -> None:
-        """Close the savepoint, give the turn away, and come back when the group is durable."""
-        durable: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        try:
-            self._connection.execute("RELEASE unit")
-            self._group.append(durable)
-            if len(self._group) == 1:
-                task = asyncio.create_task(self._commit_group())
-                self._committing.add(task)
-                task.add_done_callback(self._committing.discard)
-        except apsw.Error as error:
-            self._abandon(error)
-            raise translate(error) from error
-        finally:
-            self._turn.release()
-        # A caller that is cancelled here must not cancel the others' answer.
-        await asyncio.shield(durable)
-
-    def rollback(self) -> None:
-        """Undo this unit only; the group it shares a transaction with goes on."""
-        try:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK TO unit")
-                self._connection.execute("RELEASE unit")
-                if not self._group:
-                    self._connection.execute("ROLLBACK")
-            else:
-                # A full disk or an I/O error made SQLite roll back everything, the waiting group too.
-                self._abandon(apsw.IOError("the transaction was rolled back by SQLite"))
-        except apsw.Error as error:
-            self._abandon(error)
-        finally:
-            self._turn.release()
-
-    async def close(self) -> None:
-        """Let the group finish and close the connection."""
-        await asyncio.gather(*self._committing, return_exceptions=True)
-        async with self._turn:
-            self._closed = True
-            self._thread.shutdown(wait=True)
-            self._connection.close()
-
-    def _give_up_entry(self) -> None:
-        # A unit that never began must not leave its transaction, and with it the file's write lock, behind.
-        try:
-            if self._connection.in_transaction and not self._group:
-                self._connection.execute("ROLLBACK")
-        finally:
-            self._turn.release()
-
-    async def _begin(self, deadline: float) -> None:
-        """Try until another process gives its lock back.
-
-        The deadline counts from the unit's arrival, so that those who queued are not told later than the first.
-        """
-        pause = 0.001
-        while True:
-            try:
-                self._connection.execute("BEGIN IMMEDIATE")
-                return
-            except apsw.BusyError:
-                if monotonic() >= deadline:
-                    raise
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, 0.05)
-
-    async def _commit_group(self) -> None:
-        async with self._turn:
-            group, self._group = self._group, []
-            if not group:
-                return
-            begun = monotonic()
-            is_done = False
-            try:
-                await self._in_thread(lambda: self._connection.execute("COMMIT"))
-                is_done = True
-            except apsw.Error as error:
-                self._group = group
-                self._abandon(error)
-                return
-            finally:
-                self._slow.note("COMMIT", monotonic() - begun, 0 if is_done else None)
-            for durable in group:
-                if not durable.done():
-                    durable.set_result(None)
-
-    def _abandon(self, error: apsw.Error) -> None:
-        """Nothing of the open transaction became durable: everyone who waits for it is told so."""
-        if self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
-        group, self._group = self._group, []
-        reason = translate(error)
-        if not isinstance(reason, DulyError):
-            log.error("SQLite refused a commit: %s", error)
-            reason = database_down()
-        for durable in group:
-            if not durable.done():
-                durable.set_exception(reason)
-                durable.exception()  # a caller that went away must not leave a warning behind
-
-    async def _in_thread(self, work: Callable[[], Result]) -> Result:
-        # The turn is held meanwhile: a cancelled caller must not free it under the thread's feet.
-        future = asyncio.get_running_loop().run_in_executor(self._thread, work)
-        try:
-            return await asyncio.shield(future)
-        except asyncio.CancelledError:
-            await asyncio.wait([future])
-            raise
-
-
 class SqliteUnit(Unit):
     """A unit on the one writer. Reads before the first write see the last committed state and wait for nobody."""
 
@@ -334,3 +179,13 @@ class SqliteUnit(Unit):
         if self._writing:
             self._writing = False
             self._database.writer.rollback()
+
+
+class SqliteSingle(SqliteUnit):
+    """A unit of one writing statement. What has a form for many rows is run and committed with others that wait."""
+
+    async def first(self, statement: Statement, **values: Any) -> Row | None:
+        """The first row or None."""
+        if statement.rows is not None and not self._writing:
+            return await self._database.write_together(statement, values)
+        return await super().first(statement, **values)

@@ -11,8 +11,7 @@ PRAGMAS = (
     "foreign_keys=ON",
     "cache_size=-65536",
     "temp_store=MEMORY",
-    # 32 MB between checkpoints: a page that many commits touch is copied back once. SQLite's default of 4 MB cost a
-    # third of the writes per second.
+    # For loads and migrations; the server's writer has `sqlite_checkpoints`, which says why so many.
     "wal_autocheckpoint=8000",
 )
 

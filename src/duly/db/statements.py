@@ -69,11 +69,12 @@ class Statement:
     """One SQL statement. Bound names are given by keyword when it is run.
 
     `many` is the same statement for many rows at once, each value being an array of the rows' values; its first
-    columns are the values named `many_key`, and say which request a row is for.
+    columns are the values named `many_key`, and say which request a row is for. `rows` is SQLite's form of it: one
+    value of that name, a JSON array with the arguments of each row as the statement has them, in its order.
     `slow` marks a read whose cost grows with the account: SQLite runs it in a thread, so that it cannot stall the loop.
     """
 
-    __slots__ = ("_element", "_plans", "many", "many_key", "slow", "writes")
+    __slots__ = ("_element", "_plans", "many", "many_key", "rows", "slow", "writes")
 
     def __init__(
         self,
@@ -82,12 +83,14 @@ class Statement:
         slow: bool = False,
         many: "Statement | None" = None,
         many_key: tuple[str, ...] = (),
+        rows: "Statement | None" = None,
     ) -> None:
         self._element = element
         self._plans: dict[str, Plan] = {}
         self.slow = slow
         self.many = many
         self.many_key = many_key
+        self.rows = rows
         self.writes = isinstance(element, UpdateBase)
 
     def plan(self, dialect: Dialect) -> Plan:

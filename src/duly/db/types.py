@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
+import orjson
 from sqlalchemy import JSON, String, Text, TypeDecorator
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.engine import Dialect
@@ -45,6 +46,11 @@ def ordered_text(length: int) -> TypeEngine[str]:
 def document() -> TypeEngine[Any]:
     """A JSON value that can be searched: `jsonb`, or JSON text on SQLite."""
     return JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+
+
+def dump_json(value: Any) -> str:
+    """For the dialects: a tenth of what the standard library takes."""
+    return orjson.dumps(value).decode()
 
 
 def snapshot() -> TypeEngine[str]:

@@ -65,6 +65,11 @@ class Follower:
             self.owed_since = self._told_at
         self._told_at = None
 
+    def sleep_on(self) -> None:
+        """It was woken for something else than news; what it was told of meanwhile stays told."""
+        if self._told_at is None:
+            self.woken.clear()
+
     def caught_up(self) -> None:
         """All that the read found was handed over."""
         self.owed_since = None

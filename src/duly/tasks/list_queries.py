@@ -43,6 +43,9 @@ SORT_KEYS: dict[str, ColumnElement[Any]] = {
     "priority": tasks.c.priority_key,
     "title": tasks.c.title_key,
 }
+# Orders that have no index of the tasks: it would cost every write more than it saves. They are walked along the words,
+# once those have caught up, and in an account that is not large sorted.
+KEPT_KEYS: dict[str, ColumnElement[Any]] = {"updated_at": words.c.updated_at, "title": words.c.title_key}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +53,7 @@ class ListShape:
     """Which conditions a list has, its order, and how it is read; each shape is one compiled statement.
 
     `words` are those of the index: of a search, or of a tag; `among` stands in for them where the tasks that have them
-    were found already. `slow` is for pages that read many rows.
+    were found already. `kept` walks along the words' own order. `slow` is for pages that read many rows.
     """
 
     completed: bool = False
@@ -66,7 +69,19 @@ class ListShape:
     descending: bool = True
     after: bool = False
     narrow: bool = False
+    kept: bool = False
     slow: bool = False
+
+    @property
+    def key(self) -> ColumnElement[Any]:
+        """What the list is sorted by, and behind it by the id."""
+        return KEPT_KEYS[self.sort] if self.kept else SORT_KEYS[self.sort]
+
+    @property
+    def id(self) -> ColumnElement[Any]:
+        """The task's id, where the order has it."""
+        found: ColumnElement[Any] = words.c.task_id if self.kept else tasks.c.id
+        return found
 
     @property
     def filters(self) -> int:
@@ -81,8 +96,8 @@ class ListShape:
 
     @property
     def is_walked(self) -> bool:
-        """Whether an index holds just these tasks in just this order."""
-        return self.is_counted and (not self.completed or self.sort == "created_at")
+        """Whether an index of the tasks holds just these in just this order."""
+        return self.is_counted and self.sort not in KEPT_KEYS and (not self.completed or self.sort == "created_at")
 
     def counting(self, *, slow: bool) -> "ListShape":
         """All pages of a list, in every order, share one count."""
@@ -117,6 +132,8 @@ def _conditions(shape: ListShape) -> list[ColumnElement[bool]]:
     filters = _filters(shape)
     led = [condition for sort, condition in filters if is_led or sort == shape.sort]
     tried = [condition for sort, condition in filters if not is_led and sort != shape.sort]
+    if shape.kept:
+        tried.append(tasks.c.user_id == user)  # it is, with such words
     kept = tasks.c.deleted_at.is_not(None) if shape.trashed else tasks.c.deleted_at.is_(None)
     # Inside of a CASE no index is seen, and PostgreSQL takes it for true of half the rows: nothing leads off the walk.
     return [kept, *led, *([case((and_(*tried), true()), else_=false())] if tried else [])]
@@ -126,22 +143,26 @@ def _place(shape: ListShape) -> list[ColumnElement[bool]]:
     """Behind the last row of the page before."""
     if not shape.after:
         return []
-    key = SORT_KEYS[shape.sort]
+    key, task_id = shape.key, shape.id
     last_key = bindparam("last_key", type_=key.type)
-    last_id = bindparam("last_id", type_=tasks.c.id.type)
+    last_id = bindparam("last_id", type_=task_id.type)
     # The first condition bounds the index scan; the second settles rows with an equal key.
     if shape.descending:
-        return [key <= last_key, or_(key < last_key, tasks.c.id < last_id)]
-    return [key >= last_key, or_(key > last_key, tasks.c.id > last_id)]
+        return [key <= last_key, or_(key < last_key, task_id < last_id)]
+    return [key >= last_key, or_(key > last_key, task_id > last_id)]
 
 
 def _order(key: ColumnElement[Any], task_id: ColumnElement[str], descending: bool) -> list[ColumnElement[Any]]:
     return [key.desc(), task_id.desc()] if descending else [key.asc(), task_id.asc()]
 
 
+# As an expression, lest a plan go through all of a user's words instead of those that were found.
+_words_owner = words.c.user_id.concat(literal_column("''"))
+
+
 def indexed_words(*, literals: bool) -> list[ColumnElement[bool]]:
     """What a row of `words` must be to have what is looked for."""
-    found = [found_words(words.c.number, words.c.words, bindparam("words", type_=WORDS)), words.c.user_id == user]
+    found = [found_words(words.c.number, words.c.words, bindparam("words", type_=WORDS)), _words_owner == user]
     if literals:
         found.append(holds_all(words.c.folded, bindparam("literals", type_=TEXTS)))
     return found
@@ -166,8 +187,7 @@ def _found(shape: ListShape, *columns: ColumnElement[Any]) -> Select[Any]:
 
 
 def _page_of_few(shape: ListShape) -> Select[Any]:
-    key = SORT_KEYS[shape.sort]
-    found = _found(shape, tasks.c.id.label("id"), key.label("place")).where(*_place(shape)).cte("found")
+    found = _found(shape, tasks.c.id.label("id"), shape.key.label("place")).where(*_place(shape)).cte("found")
     found = found.prefix_with("MATERIALIZED")
     page = (
         select(found.c.id, found.c.place)
@@ -188,10 +208,15 @@ def _walked_page(shape: ListShape) -> Select[Any]:
     columns: list[ColumnElement[Any]] = [DOCUMENT]
     if shape.is_walked:
         columns += [_counter(counters.c.pending), _counter(counters.c.completed)]
-    statement = select(*columns).where(tasks.c.user_id == user, *_conditions(shape), *_place(shape))
+    statement = select(*columns).where(*_conditions(shape), *_place(shape))
+    if shape.kept:
+        statement = statement.select_from(words.join(tasks, tasks.c.id == words.c.task_id))
+        statement = statement.where(words.c.user_id == user)
+    else:
+        statement = statement.where(tasks.c.user_id == user)
     if shape.words:
         statement = statement.where(_words_of_row(shape))
-    order = _order(SORT_KEYS[shape.sort], tasks.c.id, shape.descending)
+    order = _order(shape.key, shape.id, shape.descending)
     return statement.order_by(*order).limit(bindparam("limit")).offset(bindparam("offset"))
 
 

@@ -19,7 +19,7 @@ from duly.kit.clock import now, parse_rfc3339, rfc3339
 from duly.kit.paging import Cursors
 from duly.tasks import list_queries, search
 from duly.tasks.drafts import NO_DUE_DATE, title_key
-from duly.tasks.list_queries import ListShape
+from duly.tasks.list_queries import KEPT_KEYS, ListShape
 from duly.tasks.search import State
 from duly.tasks.tables import PRIORITIES
 from duly.tasks.words import Wanted, read_search, tokens
@@ -28,6 +28,8 @@ SORTS = tuple(f"{sign}{key}" for key in list_queries.SORT_KEYS for sign in ("", 
 DEFAULT_SORT = "-created_at"
 # Rows that are read on the event loop rather than in a thread.
 QUICK_ROWS = 500
+# Accounts of so many tasks are sorted by title in a millisecond or two; in larger ones that order is kept.
+SORTED_ROWS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +125,16 @@ async def _filter(database: Database, cache: Cache, asked: _Asked) -> tuple[Sequ
     state = await search.find_state(database, user_id)
     if asked.shape.words:
         asked = await _with_words(database, asked, state)
+    if asked.shape.words:
+        state = replace(state, indexed=state.position)
     total = await _total(database, cache, asked, state)
     if not total:
         return [], 0
-    rows = await _rows(database, asked, _planned(asked, total, state))
+    shape = _planned(asked, total, state)
+    if not shape.narrow and shape.sort in KEPT_KEYS:
+        is_kept = state.pending + state.completed > SORTED_ROWS and await _is_kept(database, asked, state)
+        shape = replace(shape, kept=is_kept, narrow=not is_kept)
+    rows = await _rows(database, asked, shape)
     if asked.wanted.cursor is None and not asked.wanted.offset and len(rows) <= asked.wanted.limit:
         return rows, len(rows)  # all of it: even if something has changed since it was counted
     return rows, total
@@ -144,6 +152,17 @@ async def _with_words(database: Database, asked: _Asked, state: State) -> _Asked
         shape = replace(reading.shape, words=False, literals=False, among=True)
         return replace(asked, reading=replace(reading, shape=shape), values={**asked.values, "ids": ids})
     return asked
+
+
+async def _is_kept(database: Database, asked: _Asked, state: State) -> bool:
+    """Whether the words have every task in its place. What is far behind is left to the upkeep, and sorted."""
+    if state.position - state.indexed > search.UNNOTICED:
+        return False
+    try:
+        is_whole = await search.catch_up(database, asked.values["user_id"], state)
+    except (StorageFull, WritesRefused):
+        return False
+    return is_whole and await search.has_every_key(database, asked.values["user_id"])
 
 
 async def _rows(database: Database, asked: _Asked, shape: ListShape) -> Sequence[Row]:

@@ -7,6 +7,7 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Select,
+    Text,
     and_,
     bindparam,
     case,
@@ -19,8 +20,10 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy import column as sql_column
 
-from duly.db.functions import is_among, named, plain_text, rows_of
+from duly.db.functions import is_among, rows_of
+from duly.db.search import TEXTS, json_rows
 from duly.db.statements import Statement
 from duly.db.types import Instant, document
 from duly.tasks.tables import Change, Task, TaskCounter
@@ -31,16 +34,7 @@ changes = Change.__table__  # type: ignore[attr-defined]
 
 now = bindparam("now", type_=Instant())
 
-# Minted here, and one of four words: neither needs escaping.
-_PLAIN = {"id", "priority"}
-
-DOCUMENT = named(
-    *(
-        (name, plain_text(tasks.c[name]) if name in _PLAIN else tasks.c[name])
-        for name in ("id", "user_id", "title", "description", "completed", "completed_at", "priority", "due_date",
-                     "tags", "version", "created_at", "updated_at")
-    )
-)  # fmt: skip
+DOCUMENT = tasks.c.document
 
 # As an expression it is looked at in the row that the id found. A column, it would offer PostgreSQL the indexes that
 # begin with the user, and before the table was analysed it takes them: all of a user's tasks are read for one.
@@ -55,7 +49,7 @@ def _find_each() -> Select[Any]:
     """Each asked-for task by its id. As a plain `id = ANY (…)` a table that was small once would be read whole."""
     asked = rows_of("asked", ("task_id", tasks.c.id.type), ("user_id", tasks.c.user_id.type))
     found = (
-        select(tasks.c.id, tasks.c.user_id, DOCUMENT.label("document"), tasks.c.version)
+        select(tasks.c.id, tasks.c.user_id, DOCUMENT, tasks.c.version)
         .where(tasks.c.id == asked.c.task_id, owner == asked.c.user_id, _kept)
         .limit(literal_column("1"))
         .lateral("found")
@@ -74,11 +68,13 @@ FIND_VERSION = Statement(select(tasks.c.version).where(_own, _kept))
 
 FIND_TRASHED = Statement(select(tasks.c.id).where(_own, _trashed))
 
-_columns = (
-    "id", "user_id", "title", "title_key", "description", "completed", "completed_at", "priority", "due_date",
-    "due_key", "tags", "version", "created_at", "updated_at", "changed_by",
-)  # fmt: skip
+_made = {"priority_key", "document", "deleted_at"}
+# In the order of the table, which is also that of an INSERT's arguments.
+_columns = tuple(column.name for column in tasks.columns if column.name not in _made)
 _sent = rows_of("sent", *((name, tasks.c[name].type) for name in _columns))
+
+_row = json_rows(bindparam("rows", type_=TEXTS)).table_valued(sql_column("value", Text), name="row")
+_parts = [_row.c.value.op("->>")(literal_column(str(number))) for number in range(len(_columns))]
 
 INSERT_TASK = Statement(
     insert(tasks).values({name: bindparam(name) for name in _columns}).returning(DOCUMENT),
@@ -89,6 +85,9 @@ INSERT_TASK = Statement(
         .returning(tasks.c.id, DOCUMENT)
     ),
     many_key=("id",),
+    rows=Statement(
+        insert(tasks).from_select(_columns, select(*_parts).select_from(_row)).returning(tasks.c.id, DOCUMENT)
+    ),
 )
 
 # The versions that If-Match and a body's `version` name; NULL matches any.

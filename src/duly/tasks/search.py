@@ -42,8 +42,10 @@ async def find_state(reader: Reader, user_id: str) -> State:
     return State(*row) if row else State(0, 0, 0, 0)
 
 
-async def catch_up(database: Database, user_id: str, state: State, *, pause: float = 0.0) -> None:
+async def catch_up(database: Database, user_id: str, state: State, *, pause: float = 0.0) -> bool:
     """Index what changed up to `state.position`, so that a search that follows sees all of it.
+
+    False when changes are missing that an operator removed: then the index may lack a task.
 
     Any number may do it at once: each step is one transaction, and one of them takes it. Other steps are read and
     folded meanwhile, outside of any transaction; no row that a writer of tasks needs is held.
@@ -55,7 +57,7 @@ async def catch_up(database: Database, user_id: str, state: State, *, pause: flo
             search_queries.FIND_CHANGED, user_id=user_id, behind=state.indexed, limit=MOST_CHANGES
         )
         if not rows:
-            return
+            return False
         position, stored = await _fold_changes(user_id, rows)
         moved = await _store(database, user_id, state.indexed, position, stored)
         lost = 0 if moved else lost + 1
@@ -66,6 +68,12 @@ async def catch_up(database: Database, user_id: str, state: State, *, pause: flo
             await asyncio.sleep(pause)
         else:
             state = await find_state(database, user_id)
+    return True
+
+
+async def has_every_key(reader: Reader, user_id: str) -> bool:
+    """Whether each of the tasks that are indexed has its place in the kept orders."""
+    return await reader.first(search_queries.FIND_UNKEYED, user_id=user_id) is None
 
 
 async def catch_up_all(database: Database) -> None:
@@ -77,9 +85,8 @@ async def catch_up_all(database: Database) -> None:
             return
         for user_id in behind:
             state = await find_state(database, user_id)
-            await catch_up(database, user_id, state, pause=_PAUSE)
-            if (await find_state(database, user_id)).indexed == state.indexed:
-                stuck.add(user_id)  # changes that an operator removed are nowhere to be read
+            if not await catch_up(database, user_id, state, pause=_PAUSE):
+                stuck.add(user_id)
 
 
 async def find_without_storing(

@@ -6,11 +6,13 @@ from sqlalchemy import column as sql_column
 from duly.db.functions import insert_on_conflict
 from duly.db.search import TEXTS, json_rows
 from duly.db.statements import Statement
-from duly.tasks.list_queries import indexed_words, user, words
+from duly.tasks.list_queries import KEPT_KEYS, indexed_words, user, words
 from duly.tasks.queries import changes, counters, tasks
 from duly.tasks.search_tables import SearchPlace
 
 places = SearchPlace.__table__  # type: ignore[attr-defined]
+
+KEPT_ORDERS = [key.name for key in KEPT_KEYS.values()]
 
 _indexed = select(places.c.position).where(places.c.user_id == counters.c.user_id).correlate(counters).scalar_subquery()
 _from, _to = bindparam("behind", type_=BigInteger()), bindparam("position", type_=BigInteger())
@@ -21,6 +23,11 @@ FIND_STATE = Statement(
     )
 )
 """How many tasks are open and done, where the feed is, and where the words are."""
+
+FIND_UNKEYED = Statement(
+    select(words.c.task_id).where(words.c.user_id == user, words.c.title_key.is_(None)).limit(literal_column("1"))
+)
+"""A task of the user's whose words a server of before revision 0005 wrote: it has no place in the kept orders."""
 
 FIND_BEHIND = Statement(
     select(counters.c.user_id)
@@ -64,15 +71,21 @@ _sent = select(_part[0].label("task_id"), _part[1].label("folded"), _part[2].lab
 )
 _sent = _sent.prefix_with("MATERIALIZED")
 _new = insert_on_conflict(words).from_select(
-    ["task_id", "user_id", "folded", "words"],
+    ["task_id", "user_id", "folded", "words", *KEPT_ORDERS],
     # A task that is gone for good has no words any more.
-    select(tasks.c.id, tasks.c.user_id, _sent.c.folded, cast(_sent.c.words, words.c.words.type))
+    select(
+        tasks.c.id,
+        tasks.c.user_id,
+        _sent.c.folded,
+        cast(_sent.c.words, words.c.words.type),
+        *(tasks.c[name] for name in KEPT_ORDERS),
+    )
     .select_from(_sent.join(tasks, and_(tasks.c.id == _sent.c.task_id, tasks.c.user_id == _sent.c.user_id)))
     .where(_sent.c.task_id.is_not(None)),
 )
 STORE_WORDS = Statement(
     _new.on_conflict_do_update(
-        index_elements=["task_id"], set_={"folded": _new.excluded.folded, "words": _new.excluded.words}
+        index_elements=["task_id"], set_={name: _new.excluded[name] for name in ("folded", "words", *KEPT_ORDERS)}
     )
 )
 """Rows of task id, folded text and words."""

@@ -16,6 +16,8 @@ from duly.web.access_log import AccessLog
 from duly.web.addresses import ClientAddresses
 from duly.web.bodies import SMALL, CountedBody, Larder, Patient, body_limit
 from duly.web.headers import RawPair, add_security
+from duly.web.replies import WHOLE
+from duly.web.turns import Turns
 from duly.web.upgrades import Upgrade
 
 Scope = MutableMapping[str, Any]
@@ -30,6 +32,7 @@ _uuid4 = re.compile(rb"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-4[0-9a-fA-F]{3}-[89abAB][0-
 # The whole value counts: a name followed by `:@other.example` would otherwise pass, and lead elsewhere in a URL.
 _host = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{0,5})?").fullmatch
 _LOOKED_AT = frozenset({b"x-request-id", b"content-length", b"transfer-encoding"})
+_BEGINS = frozenset({"http.response.start", WHOLE})
 _CLOSE = (b"connection", b"close")
 _NO_ANSWER = 499  # logged, never sent: the client left before its answer
 _MAX_KNOWN_HOSTS = 64
@@ -62,7 +65,7 @@ class Door(RequestIDMiddleware):
 
     __slots__ = (
         "_addresses", "_app", "_asks_host", "_hosts", "_known_hosts", "_larder", "_log", "_loop", "_max_body",
-        "_meter", "_open", "_suffixes", "_timeout", "_timer", "_upload_limit", "origin_headers", "render",
+        "_meter", "_open", "_suffixes", "_timeout", "_timer", "_turns", "_upload_limit", "origin_headers", "render",
     )  # fmt: skip
 
     def __init__(
@@ -95,6 +98,7 @@ class Door(RequestIDMiddleware):
         self._suffixes = tuple(host[1:] for host in hosts if host.startswith("*."))
         self._known_hosts: set[bytes] = set()
         self._open: dict[Crossing, None] = {}
+        self._turns = Turns()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -112,15 +116,12 @@ class Door(RequestIDMiddleware):
         if scope["type"] != "http":
             await self._pass_on(scope, receive, send)
             return
-        asked = length = coding = None
-        for name, value in scope["headers"]:
-            if name in _LOOKED_AT:
-                if name == b"content-length":
-                    length = value
-                elif name == b"x-request-id":
-                    asked = value
-                else:
-                    coding = value
+        since = monotonic()
+        if self._turns.is_over(since, asyncio.get_running_loop()):
+            await self._turns.wait(asyncio.get_running_loop())
+        found = {name: value for name, value in scope["headers"] if name in _LOOKED_AT}
+        asked, length = found.get(b"x-request-id"), found.get(b"content-length")
+        coding = found.get(b"transfer-encoding")
         request_id = self.identify(scope, asked)
         token = request_id_var.set(request_id)
         if self._addresses.active:
@@ -129,7 +130,7 @@ class Door(RequestIDMiddleware):
         target = self._log.incoming(request_id, scope["method"], path)
         if path[-1:] == "/" and len(path) > 1:
             _strip_slash(scope)
-        crossing = Crossing(self, scope, send, request_id, target)
+        crossing = Crossing(self, scope, send, request_id, target, since=since)
         self._open[crossing] = None
         if self._timer is None or self._loop is not crossing.loop:
             self._arm(crossing.loop, self._timeout)
@@ -263,13 +264,13 @@ class Crossing:
         "target", "task", "timed_out",
     )  # fmt: skip
 
-    def __init__(self, door: Door, scope: Scope, send: Send, request_id: str, target: str) -> None:
+    def __init__(self, door: Door, scope: Scope, send: Send, request_id: str, target: str, *, since: float) -> None:
         self._door = door
         self._send = send
         self.scope = scope
         self.request_id = request_id
         self.target = target
-        self.since = monotonic()
+        self.since = since
         self.loop = asyncio.get_running_loop()
         self.task: asyncio.Task[Any] = asyncio.current_task(self.loop)  # type: ignore[assignment]  # a server runs us in one
         self.cancelling = self.task.cancelling()
@@ -284,8 +285,9 @@ class Crossing:
         kind = message["type"]
         if self.overflow is not None:
             return self._answer_overflow()
-        if kind == "http.response.start":
+        if kind in _BEGINS:
             self.status = message["status"]
+            self.done = kind == WHOLE
             return self._send({**message, "headers": self._dress(message.get("headers", ()))})
         if kind == "http.response.body" and not message.get("more_body", False):
             self.done = True

@@ -24,6 +24,7 @@ from duly.errors import DulyError
 from duly.identity.principals import Principal
 from duly.kit.strict_json import parse_json
 from duly.web import dependencies
+from duly.web.replies import WHOLE
 from duly.web.retry import note_abort, replay
 from duly.web.services import Services
 
@@ -95,7 +96,8 @@ def _caller(call: _Call) -> Any:
     principal = call.services.guard.recall(call.authorization, call.scope)
     if principal is None:
         raise _NotPlain
-    call.request.state.principal = call.principal = principal
+    # Where `request.state` keeps it.
+    call.scope["state"]["principal"] = call.principal = principal
     return principal
 
 
@@ -288,8 +290,12 @@ class Lane:
         if self._is_outer:
             response.raw_headers += counted
             response.raw_headers.append(_VARY_LARGE if len(response.body) >= COMPRESSED_FROM else _VARY)
-        await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
-        await send({"type": "http.response.body", "body": response.body})
+        status, headers, body = response.status_code, response.raw_headers, response.body
+        if self._is_outer and WHOLE in scope.get("extensions", ()):
+            await send({"type": WHOLE, "status": status, "headers": headers, "body": body})
+            return None
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
         return None
 
     async def _count(self, call: _Call) -> Sequence[tuple[bytes, bytes]]:

@@ -8,6 +8,10 @@ from starlette.responses import Response
 
 JSON = (b"content-type", b"application/json")
 RawHeaders = Sequence[tuple[bytes, bytes]]
+WHOLE = "duly.response"
+"""The ASGI extension of our server (`cli/cycles.py`), and a message of that type: `status`, `headers` and `body` of a
+response whose length stands in its headers. In two messages our server looks at each header.
+"""
 
 
 class Document(Response):

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -64,7 +64,9 @@ class Stream:
         self.ending: Ending | None = None
         self.ended_at = 0.0
         self.handed_at: float | None = None
-        self.proven_at = time.monotonic()
+        self.proven_at = self._last_at = time.monotonic()
+        self.beat_seconds: float | None = None
+        self._is_beat_due = False
         self._streams = streams
         self._was_cut = False
         self._abort: Abort | None = request.scope.get("extensions", {}).get(ABORT)
@@ -79,8 +81,11 @@ class Stream:
         """Resumes after what was delivered."""
         return self._streams.cursor_of(self)
 
-    async def changes(self) -> AsyncGenerator[TaskChange, None]:
-        """Each change once, in order, until the stream ends. One page is held at most."""
+    async def batches(self, most: int) -> AsyncGenerator[Sequence[TaskChange], None]:
+        """Each change once, in order, up to `most` at a time, until the stream ends. One page is held at most.
+
+        An empty one comes when the stream asked for a beat and had nothing to deliver for so long.
+        """
         while self.ending is None:
             self.follower.begin()
             page = await self._streams.read(self)
@@ -88,16 +93,34 @@ class Stream:
                 if page is not None:
                     self.follower.caught_up()
                 await self.follower.woken.wait()
+                while self._is_beat_due and self.ending is None:
+                    self._is_beat_due = False
+                    self.follower.sleep_on()
+                    self._hand_over()
+                    yield ()
+                    self.handed_at = None
+                    await self.follower.woken.wait()
                 continue
-            for change in page.changes:
+            for start in range(0, len(page.changes), most):
                 if self.ending is not None:
                     return
-                self.handed_at = time.monotonic()
-                yield change
+                batch = page.changes[start : start + most]
+                self._hand_over()
+                yield batch
                 self.handed_at = None
-                self.follower.position = change.position
+                self.follower.position = batch[-1].position
             if not page.has_more:
                 self.follower.caught_up()
+
+    def _hand_over(self) -> None:
+        self.handed_at = self._last_at = time.monotonic()
+
+    def beat(self, moment: float) -> None:
+        """Let an empty batch come where nothing came for `beat_seconds`: nobody takes the connection for dead then."""
+        if self.beat_seconds is not None and moment - self._last_at > self.beat_seconds:
+            self._last_at = moment
+            self._is_beat_due = True
+            self.follower.woken.set()
 
     def end(self, ending: Ending) -> None:
         """Deliver nothing more; the first reason stays."""
@@ -277,6 +300,8 @@ class Streams:
                 task = asyncio.create_task(self._prove(stream))
             self._proving.add(task)
             task.add_done_callback(self._proving.discard)
+        else:
+            stream.beat(moment)
 
     async def _prove(self, stream: Stream) -> None:
         """An outside issuer ends a token by withdrawing its key: verify it as a new request would."""

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from duly.kit.logs import LineHandler, redact, request_id_var
 from duly.kit.texts import hide_addresses
 from duly.web.access_log import LOGGER, AccessLog, JsonAccessLog, access_log, refusal_level
+from duly.web.replies import WHOLE
 
 REQUEST_ID = "duly.request_id"
 _KEY = "fastapi.telemetry"  # where FastAPI keeps the span of a request; with it in the scope it begins no other
@@ -54,6 +55,8 @@ class Traced:
             finally:
                 self._name(scope)
 
+        # It knows the messages of ASGI and no others.
+        scope["extensions"] = {name: of for name, of in scope.get("extensions", {}).items() if name != WHOLE}
         # What the telemetry sees of the request; the application gets the request as it came.
         shown = {**scope, "path": show_path(scope["path"]), "query_string": b""}
         await self._native(app=enter, scope=shown, receive=receive, send=send)

@@ -17,7 +17,11 @@ from duly.web.route import ContractRoute, Handler
 
 UserId = Annotated[
     str,
-    Path(description="The caller's id, or the `sub` of their issuer.", json_schema_extra={"maxLength": 255}),
+    Path(
+        description="The caller's id, or the `sub` of their issuer. No id is one of "
+        f"{', '.join(f'`{word}`' for word in sorted(NO_USER_IDS))}: with such a word it is another address.",
+        json_schema_extra={"maxLength": 255},
+    ),
 ]
 # What `%2F` is while a path is taken apart; no path that was decoded has half of a surrogate pair.
 _SLASH = "\udc2f"

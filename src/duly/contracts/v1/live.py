@@ -4,13 +4,14 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable
+from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import orjson
-from anyio import BrokenResourceError
 from fastapi import APIRouter, Depends, Query, Request, Response, WebSocket
-from fastapi.sse import EventSourceResponse, ServerSentEvent
+from fastapi.sse import KEEPALIVE_COMMENT, format_sse_event
 from pydantic import Field, ValidationError
+from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect, WebSocketState
 
@@ -20,43 +21,48 @@ from duly.contracts.v1.models import Cursor, Input
 from duly.errors import DulyError, Forbidden, Invalid, Kind, Malformed, Unauthenticated
 from duly.kit.addresses import network_of
 from duly.kit.strict_json import parse_json
+from duly.tasks.feed import TaskChange
 from duly.web.dependencies import Caller, Tools
 from duly.web.guard import MAX_TOKEN_LENGTH
 from duly.web.raw_headers import find_header
-from duly.web.route import ContractRoute, Handler
+from duly.web.route import ContractRoute
 from duly.web.services import Services
 from duly.web.streams import CLIENT_LEFT, GREETING_SECONDS, Ending, Stream, Streams
 
 PROTOCOL = "duly.v1"
 # A crowd whose server restarts must not come back in one moment.
 RETRY_MILLISECONDS = (1000, 4000)
+BEAT_SECONDS = 15.0
+# What one piece for a client holds at most: it is let go when it does not take one in `streams.SLOW_SECONDS`.
+MOST_EVENTS = 20
+# Nobody on the way keeps events, or holds them back to compress or to collect them (the last is nginx's name for that).
+_UNHELD = {"cache-control": "no-store, no-transform", "x-accel-buffering": "no"}
+_EVENT = {
+    "type": "object",
+    "properties": {
+        **{field: {"type": "string"} for field in ("data", "event", "id")},
+        "retry": {"type": "integer", "minimum": 0},
+    },
+    "description": "One event of the stream.",
+}
 _LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 _CLOSES = {Kind.UNAUTHENTICATED: 4401, Kind.FORBIDDEN: 4403, Kind.TOO_MANY: 4429, Kind.MALFORMED: 4400,
            Kind.INVALID: 4400, Kind.UNAVAILABLE: 1013}  # fmt: skip
 
 
+class EventStream(StreamingResponse):
+    """Events as bytes, written here: FastAPI's `EventSourceResponse` has two tasks and two queues for each stream."""
+
+    media_type = "text/event-stream"
+
+
 class StreamRoute(ContractRoute):
-    """An answer without an end: nothing keeps or compresses it, and HEAD does not wait for it."""
-
-    def get_route_handler(self) -> Handler:
-        """FastAPI says `no-cache`, which would let it be stored; and what compresses holds events back."""
-        handle = super().get_route_handler()
-
-        async def uncached(request: Request) -> Response:
-            response = await handle(request)
-            response.headers["cache-control"] = "no-store, no-transform"
-            return response
-
-        return uncached
+    """An answer without an end, for which HEAD does not wait."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Note a HEAD before it is answered as GET; a client that leaves is no fault."""
+        """Note a HEAD before it is answered as GET."""
         scope["state"]["is_head"] = scope["method"] == "HEAD"
-        try:
-            await super().handle(scope, receive, send)
-        except* BrokenResourceError:
-            # FastAPI's heartbeat had an event in its hand that the client did not take, and nobody is there any more.
-            pass
+        await super().handle(scope, receive, send)
 
 
 router = APIRouter(tags=["v1: live"], route_class=StreamRoute)
@@ -94,12 +100,10 @@ def _streams(services: Services) -> Streams:
     "/events",
     operation_id="follow_changes",
     summary="Follow the change feed (Server-Sent Events)",
-    response_class=EventSourceResponse,
-    responses=problems(401),
+    response_class=EventStream,
+    responses={200: {"content": {EventStream.media_type: {"schema": _EVENT}}}, **problems(401)},
 )
-async def follow_changes(
-    request: Request, stream: Annotated[Stream, Depends(open_stream)]
-) -> AsyncIterator[ServerSentEvent]:
+async def follow_changes(request: Request, stream: Annotated[Stream, Depends(open_stream)]) -> Response:
     """Every change of the caller's tasks as it happens, in order and without a gap.
 
     The first event is `ready`; its id is where the stream begins: after `Last-Event-ID`, or `since`, or now. To start
@@ -109,21 +113,29 @@ async def follow_changes(
     `{"code", "reconnect"}`: `SESSION_ENDED`, `TOKEN_EXPIRED`, `SERVER_RESTARTS` or `TOO_SLOW`. `EventSource` of a
     browser cannot send a token: use `fetch`, or the WebSocket at `/ws`. At most 10 streams of a user at once.
     """
-    if request.state.is_head:
-        return
+    events = () if request.state.is_head else _events(stream)
+    return EventStream(events, headers=_UNHELD)
+
+
+async def _events(stream: Stream) -> AsyncIterator[bytes]:
     cursor = stream.cursor
     retry = random.randint(*RETRY_MILLISECONDS)  # noqa: S311 - nothing secret
-    yield ServerSentEvent(event="ready", id=cursor, raw_data=f'{{"cursor":"{cursor}"}}', retry=retry)
-    async with contextlib.aclosing(stream.changes()) as changes:
-        async for change in changes:
-            yield ServerSentEvent(event=change.type, id=change.cursor, raw_data=_on_one_line(spell_change(change)))
+    yield format_sse_event(event="ready", id=cursor, data_str=f'{{"cursor":"{cursor}"}}', retry=retry)
+    stream.beat_seconds = BEAT_SECONDS
+    async with contextlib.aclosing(stream.batches(MOST_EVENTS)) as batches:
+        async for batch in batches:
+            yield b"".join(map(_spell_event, batch)) or KEEPALIVE_COMMENT
     if stream.ending is not None:
-        yield ServerSentEvent(event="end", raw_data=_spell_ending(stream.ending))
+        yield format_sse_event(event="end", data_str=_spell_ending(stream.ending))
 
 
-def _on_one_line(document: str) -> str:
+@lru_cache(maxsize=64)
+def _spell_event(change: TaskChange) -> bytes:
+    """Of the few changes that are on their way: all streams of a user are sent the same."""
+    document = spell_change(change)
     # The format knows two ends of a line, but some clients split where Unicode does; in JSON each can be written so.
-    return document if document.isascii() else document.translate(_LINE_ENDS)
+    data = document if document.isascii() else document.translate(_LINE_ENDS)
+    return format_sse_event(event=change.type, id=change.cursor, data_str=data)
 
 
 def _spell_ending(ending: Ending) -> str:
@@ -227,8 +239,8 @@ async def _deliver(websocket: WebSocket, stream: Stream) -> Ending:
     await websocket.send_text(f'{{"type":"ready","cursor":"{stream.cursor}"}}')
     hearing = asyncio.create_task(_hear(websocket, stream.end))
     try:
-        async with contextlib.aclosing(stream.changes()) as changes:
-            async for change in changes:
+        async with contextlib.aclosing(stream.batches(1)) as batches:
+            async for (change,) in batches:
                 await websocket.send_text('{"type":"change",' + spell_change(change, "event")[1:])
     finally:
         hearing.cancel()

@@ -5,39 +5,11 @@ are built from the constants below and nothing else. The counter's row lock make
 of their positions, without a gap.
 """
 
+from collections.abc import Mapping
+
 from alembic import op
 
-_FIELDS = (
-    ("id", "text"), ("user_id", "text"), ("title", "text"), ("description", "text"), ("completed", "boolean"),
-    ("completed_at", "instant"), ("priority", "text"), ("due_date", "instant"), ("tags", "json"),
-    ("version", "number"), ("created_at", "instant"), ("updated_at", "instant"),
-)  # fmt: skip
-
-
-def _sqlite_snapshot(row: str) -> str:
-    forms = {
-        "text": "{0}",
-        "instant": "{0}",
-        "number": "{0}",
-        "json": "json({0})",
-        "boolean": "json(CASE {0} WHEN 1 THEN 'true' ELSE 'false' END)",
-    }
-    pairs = (f"'{name}', {forms[kind].format(f'{row}.{name}')}" for name, kind in _FIELDS)
-    return f"json_object({', '.join(pairs)})"
-
-
-def _postgres_snapshot(row: str) -> str:
-    instant = """'"' || to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') || '"'"""
-    forms = {
-        "text": "coalesce(to_json({0})::text, 'null')",
-        "instant": f"coalesce({instant}, 'null')",
-        "number": "{0}::text",
-        "json": "{0}::text",
-        "boolean": "{0}::text",
-    }
-    pairs = (f"""'"{name}":' || {forms[kind].format(f"{row}.{name}")}""" for name, kind in _FIELDS)
-    return "'{' || " + " || ',' || ".join(pairs) + " || '}'"
-
+from duly.db.migrations.documents import postgres_document, sqlite_document
 
 # What happens in the trash stays there: whoever follows the feed has lost sight of the task.
 _ADDED_TYPE = "CASE WHEN NEW.deleted_at IS NULL THEN 'task.created' ELSE 'task.deleted' END"
@@ -60,19 +32,23 @@ def _sqlite_body(change: str, moves: tuple[str, ...]) -> str:
 UPDATE task_counters SET position = position + 1, pending = pending + {moves[0]}, completed = completed + {moves[1]}
  WHERE user_id = NEW.user_id;
 INSERT INTO changes (user_id, position, type, task_id, at, session_id, task)
- SELECT user_id, position, {change}, NEW.id, NEW.updated_at, NEW.changed_by, {_sqlite_snapshot("NEW")}
+ SELECT user_id, position, {change}, NEW.id, NEW.updated_at, NEW.changed_by, {sqlite_document("NEW")}
  FROM task_counters WHERE user_id = NEW.user_id;
 END"""
 
 
-def _postgres_body(change: str, moves: tuple[str, ...]) -> str:
+# How the functions of PostgreSQL come by the document of a row.
+PUT_TOGETHER = {row: postgres_document(row) for row in ("NEW", "OLD")}
+
+
+def _postgres_body(change: str, moves: tuple[str, ...], documents: Mapping[str, str]) -> str:
     return f"""
 DECLARE place bigint;
 BEGIN
 UPDATE task_counters SET position = position + 1, pending = pending + {moves[0]}, completed = completed + {moves[1]}
  WHERE user_id = NEW.user_id RETURNING position INTO place;
 INSERT INTO changes (user_id, position, type, task_id, at, session_id, task)
- VALUES (NEW.user_id, place, {change}, NEW.id, NEW.updated_at, NEW.changed_by, {_postgres_snapshot("NEW")});
+ VALUES (NEW.user_id, place, {change}, NEW.id, NEW.updated_at, NEW.changed_by, {documents["NEW"]});
 RETURN NULL;
 END"""
 
@@ -83,10 +59,13 @@ _SQLITE_REMOVED = f"""WHEN OLD.deleted_at IS NULL AND EXISTS (SELECT 1 FROM user
 UPDATE task_counters SET position = position + 1, pending = pending - {_PENDING.format("OLD")},
  completed = completed - {_COMPLETED.format("OLD")} WHERE user_id = OLD.user_id;
 INSERT INTO changes (user_id, position, type, task_id, at, task)
- SELECT user_id, position, 'task.deleted', OLD.id, strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'), {_sqlite_snapshot("OLD")}
+ SELECT user_id, position, 'task.deleted', OLD.id, strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'), {sqlite_document("OLD")}
  FROM task_counters WHERE user_id = OLD.user_id;
 END"""
-_POSTGRES_REMOVED = f"""
+
+
+def _postgres_removed(documents: Mapping[str, str]) -> str:
+    return f"""
 DECLARE place bigint;
 BEGIN
 UPDATE task_counters SET position = position + 1, pending = pending - {_PENDING.format("OLD")},
@@ -94,10 +73,12 @@ UPDATE task_counters SET position = position + 1, pending = pending - {_PENDING.
  WHERE user_id = OLD.user_id AND EXISTS (SELECT 1 FROM users WHERE id = OLD.user_id) RETURNING position INTO place;
 IF FOUND THEN
 INSERT INTO changes (user_id, position, type, task_id, at, task)
- VALUES (OLD.user_id, place, 'task.deleted', OLD.id, clock_timestamp(), {_postgres_snapshot("OLD")});
+ VALUES (OLD.user_id, place, 'task.deleted', OLD.id, clock_timestamp(), {documents["OLD"]});
 END IF;
 RETURN NULL;
 END"""
+
+
 _KEPT = "a task keeps its id and its user"
 
 _START = "INSERT INTO task_counters (user_id, position, pending, completed) VALUES (NEW.id, 0, 0, 0);"
@@ -121,12 +102,15 @@ def _sqlite_bodies() -> dict[str, str]:
     }
 
 
+def _postgres_recorders(documents: Mapping[str, str]) -> dict[str, str]:
+    bodies = {name: _postgres_body(change, moves, documents) for name, change, moves in _EVENTS}
+    return bodies | {"tasks_removed": _postgres_removed(documents)}
+
+
 def _postgres_bodies() -> dict[str, str]:
     moved = "NEW.id <> OLD.id OR NEW.user_id <> OLD.user_id"
-    bodies = {name: _postgres_body(change, moves) for name, change, moves in _EVENTS}
-    return bodies | {
+    return _postgres_recorders(PUT_TOGETHER) | {
         "users_created": f" BEGIN {_START} RETURN NULL; END",
-        "tasks_removed": _POSTGRES_REMOVED,
         "tasks_kept": f" BEGIN IF {moved} THEN RAISE EXCEPTION '{_KEPT}'; END IF; RETURN NEW; END",
     }
 
@@ -142,6 +126,12 @@ def create(dialect: str) -> None:
         condition = " WHEN (OLD.deleted_at IS NULL)" if name == "tasks_removed" else ""
         op.execute(f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $${body}$$")
         op.execute(f"CREATE TRIGGER {name} {_TRIGGERS[name]} FOR EACH ROW{condition} EXECUTE FUNCTION {name}()")
+
+
+def replace_functions(documents: Mapping[str, str]) -> None:
+    """Let PostgreSQL's functions come by the document of `NEW` and of `OLD` in another way."""
+    for name, body in _postgres_recorders(documents).items():
+        op.execute(f"CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $${body}$$")
 
 
 def drop(dialect: str) -> None:
