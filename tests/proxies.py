@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from tests.listeners import stop_listening
+
 
 class Proxy:
     """Stands before a server. While it hangs, connections are accepted and stay open, and nothing is answered."""
@@ -37,7 +39,7 @@ class Proxy:
         try:
             yield self
         finally:
-            server.close()
+            await stop_listening(server)
             self.cut()
             for task in self._tasks:
                 task.cancel()

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from duly.mail.letters import Letter, LetterWriter, to_message
 from duly.mail.mailers import QUIT_SECONDS, SMTP_SECONDS, STEPS, SmtpMailer, SmtpServer
 from duly.outbox.relay import LEASE, DeliveryFailed, Undeliverable
+from tests.listeners import stop_listening
 
 SENDER = "Duly <tasks@duly.example>"
 TOKEN = "qGm5t3Jc0mPp7vTJ0nS3Yw0kq1h0u9x5B2oXfYbQe4I"
@@ -101,7 +102,7 @@ async def listening(box: Box, *, tls: ssl.SSLContext | None = None, **options: A
     try:
         yield listener.sockets[0].getsockname()[1]
     finally:
-        listener.close()
+        await stop_listening(listener)
         box.is_over.set()
         if conversations := asyncio.all_tasks() - before:
             await asyncio.wait(conversations, timeout=2)
