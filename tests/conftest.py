@@ -15,6 +15,7 @@ pytest_plugins = (
     "tests.fixtures.accounts",
     "tests.fixtures.object_store",
     "tests.fixtures.targets",
+    "tests.fixtures.tab",
 )
 
 # A shell without job control lets what it starts in the background ignore Ctrl-C, and that passes on to the programs

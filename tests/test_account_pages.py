@@ -1,28 +1,22 @@
 """Pages behind the links in mails: a GET changes and repeats nothing; only a press of the button sends the token."""
 
-import contextlib
-import itertools
-import json
 import re
-import shutil
-import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from websockets.sync.client import ClientConnection, connect
 
 from duly.app import create_app
 from duly.settings import Settings
 from duly.web.account_pages import account_routes
 from tests.fixtures.application import PASSWORD, StartApp
+from tests.fixtures.tab import Tab
+from tests.receivers import wait_for
 from tests.serving import Running, Servers
 from tests.test_docs_pages import Links
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PATHS = ("/reset-password", "/verify-email", "/confirm-email")
 POLICY = {
     "default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "connect-src": "'self'",
@@ -135,92 +129,10 @@ def server(tmp_path: Path) -> Iterator[Running]:
     servers.stop()
 
 
-class Tab:
-    """One tab of a browser, over the DevTools protocol."""
-
-    def __init__(self, connection: ClientConnection) -> None:
-        self._connection = connection
-        self._numbers = itertools.count(1)
-        self.requests: list[str] = []
-        self.complaints: list[str] = []
-        for part in ("Page", "Network", "Log", "Runtime"):
-            self.call(f"{part}.enable")
-
-    def call(self, method: str, **params: Any) -> Any:
-        number = next(self._numbers)
-        self._connection.send(json.dumps({"id": number, "method": method, "params": params}))
-        while (message := json.loads(self._connection.recv(timeout=60))).get("id") != number:
-            self._note(message)
-        assert "error" not in message, message
-        return message["result"]
-
-    def _note(self, event: dict[str, Any]) -> None:
-        if event["method"] == "Network.requestWillBeSent":
-            request = event["params"]["request"]
-            self.requests.append(f"{request['method']} {request['url']}")
-        elif event["method"] == "Runtime.exceptionThrown":
-            self.complaints.append(str(event["params"]))
-        elif event["method"] == "Log.entryAdded" and event["params"]["entry"]["level"] != "verbose":
-            self.complaints.append(event["params"]["entry"]["text"])
-
-    def run(self, expression: str) -> Any:
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def open(self, url: str) -> None:
-        self.call("Page.navigate", url=url)
-        self.wait("location.protocol === 'http:' && document.readyState === 'complete'")
-
-    def wait(self, condition: str) -> None:
-        deadline = time.monotonic() + 60
-        while not self.run(f"Boolean({condition})"):
-            assert time.monotonic() < deadline, condition
-            time.sleep(0.05)
-
-    def type_twice(self, password: str) -> None:
-        for name in ("password", "again"):
-            self.run(f"document.getElementById('{name}').select()")
-            self.call("Input.insertText", text=password)
-
-    def shows(self, selector: str) -> str | None:
-        """The text of an element, None when it is hidden."""
-        found = json.dumps(selector)
-        text: str | None = self.run(
-            f"document.querySelector({found}).checkVisibility() ? document.querySelector({found}).innerText : null"
-        )
-        return text
-
-
-@pytest.fixture
-def tab(tmp_path: Path) -> Iterator[Tab]:
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on this machine: apt-get install chromium")
-    profile = tmp_path / "profile"
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--no-first-run", "--disable-gpu", "--disable-background-networking",
-        "--disable-component-update", "--disable-sync", "--remote-debugging-port=0", f"--user-data-dir={profile}",
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "about:blank",
-    ]  # fmt: skip
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as browser:
-        try:
-            port = _wait_for(lambda: (profile / "DevToolsActivePort").read_text().split()[0])
-            tabs = _wait_for(lambda: httpx.get(f"http://127.0.0.1:{port}/json/list", trust_env=False).json())
-            address = next(found["webSocketDebuggerUrl"] for found in tabs if found["type"] == "page")
-            with connect(address, max_size=None, proxy=None) as connection:
-                yield Tab(connection)
-        finally:
-            browser.terminate()
-
-
-def _wait_for(read: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(OSError, IndexError, httpx.TransportError):
-            if found := read():
-                return found
-        time.sleep(0.05)
-    raise AssertionError("nothing came within 60 seconds")
+def type_twice(tab: Tab, password: str) -> None:
+    for name in ("password", "again"):
+        tab.run(f"document.getElementById('{name}').select()")
+        tab.call("Input.insertText", text=password)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -248,7 +160,7 @@ def test_a_press_of_the_button_sends_the_token_once_and_shows_what_the_server_sa
     refused = httpx.post(f"{server.url}/api/v1/auth{path}", json=body).json()
     tab.open(f"{server.url}{path}?token={BAD}")
     if "password" in path:
-        tab.type_twice(PASSWORD)
+        type_twice(tab, PASSWORD)
     tab.run("document.querySelector('form button').click(), document.querySelector('form button').click()")
     tab.wait("document.querySelector('#result.bad')")
     assert str(tab.shows("#result")).startswith(refused["detail"])
@@ -276,13 +188,13 @@ def test_whoever_forgot_the_password_gets_back_in_with_the_mail_and_a_browser_al
     auth, ann, new = f"{server.url}/api/v1/auth", "ann@example.com", "quiet-lakes-geometry-7"
     assert httpx.post(f"{auth}/register", json={"email": ann, "password": PASSWORD}).status_code == 201
     assert httpx.post(f"{auth}/forgot-password", json={"email": ann}).status_code == 202
-    link = _wait_for(lambda: re.search(r"/reset-password\?token=\S+", capsys.readouterr().err))[0]
+    link = wait_for(lambda: re.search(r"/reset-password\?token=\S+", capsys.readouterr().err), "the mail")[0]
     tab.open(server.url + link)
-    tab.type_twice("password1")
+    type_twice(tab, "password1")
     tab.run("document.querySelector('form button').click()")
     tab.wait("document.querySelector('#result.bad')")
     assert "tried first" in str(tab.shows("#password-fault"))
-    tab.type_twice(new)
+    type_twice(tab, new)
     tab.run("document.querySelector('form button').click()")
     tab.wait("document.querySelector('#result.good')")
     assert tab.shows("#result") == "Your password has been changed. Sign in with the new one."

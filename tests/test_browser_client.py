@@ -1,18 +1,14 @@
 """A page of another origin, in a real browser, goes the whole way with nothing but `fetch`."""
 
-import shutil
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
-from tests.fixtures.database import skip_or_fail
 from tests.fixtures.server import StartServer
+from tests.fixtures.tab import Tab
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PAGE = """<!doctype html><html lang="en"><title>A frontend</title><ol></ol><script>
 const api = "API/api/v1"
 let tokens = {}
@@ -48,6 +44,7 @@ async function story() {
 }
 story().then(() => say("end"), fault => say("fault: " + fault))
 </script></html>"""
+LINES = "[...document.querySelectorAll('li')].map(line => line.textContent)"
 
 
 @pytest.fixture
@@ -76,22 +73,13 @@ def frontend() -> Iterator[ThreadingHTTPServer]:
 
 @pytest.mark.covers("A036", "A055", "A125", "A136", "D095", "D017", "E115")
 def test_a_page_of_another_origin_goes_from_registering_to_logging_out(
-    start_server: StartServer, frontend: ThreadingHTTPServer, tmp_path: Path
+    start_server: StartServer, frontend: ThreadingHTTPServer, tab: Tab
 ) -> None:
-    if CHROMIUM is None:
-        skip_or_fail("Chromium is needed to be a browser: apt-get install chromium")
     origin = f"http://127.0.0.1:{frontend.server_address[1]}"
     server = start_server(cors_origins=f"https://app.example.com,{origin}")
     frontend.page = PAGE.replace("API", server.base_url)  # type: ignore[attr-defined]
-    command = [
-        str(CHROMIUM), "--headless", "--no-sandbox", "--no-first-run", "--disable-gpu", "--disable-sync",
-        "--disable-background-networking", "--disable-component-update", f"--user-data-dir={tmp_path / 'profile'}",
-        "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1", "--virtual-time-budget=20000", "--dump-dom", origin,
-    ]  # fmt: skip
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True).stdout
-    lines = (
-        shown.partition("<ol>")[2].partition("</ol>")[0].removeprefix("<li>").removesuffix("</li>").split("</li><li>")
-    )
+    tab.open(origin)
+    lines = tab.wait(f"({LINES}).at(-1)?.match(/^(end|fault)/) && {LINES}")
     assert lines == [
         "GET /tasks 401 NOT_AUTHENTICATED",
         "POST /auth/register 201",

@@ -207,17 +207,24 @@ async def test_while_others_write_it_is_the_state_of_one_moment(api: Api, databa
     assert acknowledged <= sum(row[0] for row in rows) < 80 + writing.done
 
 
-def kill_while_it_copies_tasks(folder: Path, source: str, target: str) -> None:
-    command = [sys.executable, "-m", "duly", "copy", "--to", target]
-    environ = environment(folder, database_url=source)
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, env=environ, encoding="utf-8")
-    assert process.stdout is not None
-    with process.stdout as lines:
-        for line in lines:
-            if line.startswith("Copying tasks"):
-                os.kill(process.pid, signal.SIGKILL)
-                break
-    assert process.wait(10) == -signal.SIGKILL
+# Copies, and is killed when the first tasks are in the other database's transaction.
+KILLED = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from duly.cli import migrating  # knows every table
+from duly.db.url import parse_database_url
+from duly.operations.copying import copy_database
+
+class Killed:
+    def begin(self, step, table, total):
+        self.table = table
+
+    def advance(self, rows):
+        if self.table == "tasks":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(copy_database(*(parse_database_url(url, Path()) for url in sys.argv[1:]), Killed()))
+"""
 
 
 async def test_killed_in_the_middle_it_leaves_the_target_empty_and_can_be_run_again(
@@ -225,7 +232,9 @@ async def test_killed_in_the_middle_it_leaves_the_target_empty_and_can_be_run_ag
 ) -> None:
     ann = await api.register()
     await asyncio.gather(*(ann.add_task(f"Task {number}", description="d" * 2000) for number in range(600)))
-    await asyncio.to_thread(kill_while_it_copies_tasks, tmp_path, database_url, target)
+    command = [sys.executable, "-c", KILLED, database_url, target]
+    killed = await asyncio.to_thread(subprocess.run, command, cwd=tmp_path, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
     assert not any((await holdings(target)).values())
     assert await migrate.differences(address_of(target)) == []
     assert (await copy(database_url, target)).is_equal

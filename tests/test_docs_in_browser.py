@@ -8,13 +8,10 @@ import httpx
 import pytest
 
 from tests.fixtures.application import PASSWORD
-from tests.fixtures.database import skip_or_fail
 from tests.fixtures.server import Server, StartServer
-from tests.test_account_pages import CHROMIUM, Tab
-from tests.test_account_pages import tab as browser_tab
+from tests.fixtures.tab import Tab
 
 PATIENCE = 60.0
-tab = browser_tab  # the fixture, under the name by which a test asks for it
 # A field of React takes a value only with the event that typing brings.
 TYPE = """(() => {
   const field = document.querySelector(%s);
@@ -22,15 +19,6 @@ TYPE = """(() => {
   field.dispatchEvent(new Event("input", {bubbles: true}));
   field.dispatchEvent(new Event("change", {bubbles: true}));
 })()"""
-
-
-def until(tab: Tab, condition: str) -> Any:
-    """What the expression gives, once it gives something."""
-    deadline = time.monotonic() + PATIENCE
-    while not (found := tab.run(condition)):
-        assert time.monotonic() < deadline, condition
-        time.sleep(0.05)
-    return found
 
 
 class Developer:
@@ -42,20 +30,20 @@ class Developer:
 
     def open(self, path: str) -> None:
         self.tab.call("Page.navigate", url=self.server.base_url + path)
-        until(self.tab, f"location.pathname === {json.dumps(path)} && document.readyState === 'complete'")
+        self.tab.wait(f"location.pathname === {json.dumps(path)} && document.readyState === 'complete'")
 
     def sees(self, selector: str, holding: str = "") -> str:
         """The text of the first such element that is shown and holds this, once there is one."""
         found = f"[...document.querySelectorAll({json.dumps(selector)})]"
         shown = f"element => element.checkVisibility() && element.innerText.includes({json.dumps(holding)})"
-        return str(until(self.tab, f"{found}.find({shown})?.innerText"))
+        return str(self.tab.wait(f"{found}.find({shown})?.innerText"))
 
     def press(self, selector: str) -> None:
-        until(self.tab, f"Boolean(document.querySelector({json.dumps(selector)}))")
+        self.tab.wait(f"Boolean(document.querySelector({json.dumps(selector)}))")
         self.tab.run(f"document.querySelector({json.dumps(selector)}).click()")
 
     def type(self, selector: str, text: str) -> None:
-        until(self.tab, f"Boolean(document.querySelector({json.dumps(selector)}))")
+        self.tab.wait(f"Boolean(document.querySelector({json.dumps(selector)}))")
         self.tab.run(TYPE % (json.dumps(selector), json.dumps(text)))
 
     def try_out(self, method: str, path: str, status: int) -> str:
@@ -63,7 +51,7 @@ class Developer:
         self.press(f".opblock-{method} .opblock-summary-path[data-path='{path}']")
         if method == "post":
             # The example is shown before it is what Execute would send; until then a press only marks it as missing.
-            until(self.tab, f"Boolean(ui.oas3Selectors.requestBodyValue({json.dumps(path)}, {json.dumps(method)}))")
+            self.tab.wait(f"Boolean(ui.oas3Selectors.requestBodyValue({json.dumps(path)}, {json.dumps(method)}))")
         self.press(f".opblock-{method}.is-open .execute")
         answer = self.sees(f".opblock-{method}.is-open .live-responses-table .response", f"{status}\t")
         self.press(f".opblock-{method}.is-open .opblock-summary-control")
@@ -86,11 +74,9 @@ class Developer:
 
 
 @pytest.fixture
-def developer(request: pytest.FixtureRequest, start_server: StartServer) -> Developer:
+def developer(tab: Tab, start_server: StartServer) -> Developer:
     """With an account, at a server as it ships."""
-    if CHROMIUM is None:
-        skip_or_fail("Chromium is needed to be a browser: apt-get install chromium")
-    return Developer(request.getfixturevalue("tab"), start_server())
+    return Developer(tab, start_server())
 
 
 @pytest.fixture
@@ -149,7 +135,7 @@ def test_redoc_shows_every_operation_and_finds_them(developer: Developer) -> Non
     developer.open("/redoc")
     assert developer.sees("#redoc h1").startswith("Duly")
     shown = "[...document.querySelectorAll('[id*=\"operation/\"]')].map(element => element.id.split('/').pop())"
-    until(developer.tab, f"{shown}.length >= {len(named)}")
+    developer.tab.wait(f"{shown}.length >= {len(named)}")
     assert set(developer.tab.run(shown)) == named
     # The index is made by a worker, which the policy has to admit; what is typed before it is there finds nothing.
     search = "document.querySelector('[role=search]').innerText"

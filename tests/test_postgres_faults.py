@@ -260,21 +260,30 @@ async def rivalling(url: str) -> AsyncIterator[Rival]:
         await connection.close()
 
 
+# PostgreSQL looks for a deadlock once, a second after a wait began: whoever is to find it must be the last to wait.
+
+
 async def test_the_victim_of_a_deadlock_is_rolled_back_and_told(database: Database, database_url: str) -> None:
     await write(database, "ann", "ben")
+    has_ann, may_go_on = asyncio.Event(), asyncio.Event()
 
     async def ann_then_ben() -> None:
         async with database.unit() as unit:
             await unit.fetch(COUNT_UP, which="ann")
+            has_ann.set()
+            await may_go_on.wait()
             await unit.fetch(COUNT_UP, which="ben")
 
     async with rivalling(database_url) as rival:
         await rival.take("users", "id", "ben")
         victim = asyncio.create_task(ann_then_ben())
+        await has_ann.wait()
+        waiting = asyncio.create_task(rival.take("users", "id", "ann"))
         await until_waiting(database_url, 1)
-        await rival.take("users", "id", "ann")
+        may_go_on.set()
         await asyncio.wait([victim], timeout=10)
         assert isinstance(victim.exception(), TransactionAborted)
+        await waiting
     assert await run_sql(database_url, "SELECT version FROM users") == [(1,), (1,)]
     await ann_then_ben()
     assert await run_sql(database_url, "SELECT version FROM users") == [(2,), (2,)]
@@ -288,10 +297,15 @@ async def test_a_request_whose_transaction_was_the_victim_is_run_again_and_the_c
     task = await ann.add_task("Milk")
     async with rivalling(database_url) as rival:
         await rival.take("task_counters", "user_id", ann.user_id)
-        change = {"title": "Oats", "completed": True}
-        request = asyncio.create_task(ann.patch(f"/tasks/{task['id']}", json=change, headers=headers))
-        await until_waiting(database_url, 1)
-        await rival.take("tasks", "id", task["id"])
+        async with rivalling(database_url) as first:
+            await first.take("tasks", "id", task["id"])
+            change = {"title": "Oats", "completed": True}
+            request = asyncio.create_task(ann.patch(f"/tasks/{task['id']}", json=change, headers=headers))
+            await until_waiting(database_url, 1)
+            waiting = asyncio.create_task(rival.take("tasks", "id", task["id"]))
+            await until_waiting(database_url, 2)
+        # The request was the first in the line for the task; it goes on to the counters, which the rival has.
+        await waiting
         assert not request.done()
     response = await request
     assert response.status_code == 200, response.text
