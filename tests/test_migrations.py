@@ -15,6 +15,7 @@ from sqlmodel import SQLModel
 import duly.app
 from duly.db import migrate
 from duly.db.apsw_dialect import make_engine
+from duly.db.migrations import documents
 from tests.schemas import address_of, read_schema, run_sql
 
 HEAD = migrate.head()
@@ -35,6 +36,8 @@ async def create_from_tables(url: str) -> None:
         return
     engine = create_async_engine("postgresql+asyncpg://", connect_args=address.asyncpg_arguments())
     async with engine.begin() as server:
+        # What a stored column is computed by belongs to no table.
+        await server.exec_driver_sql(documents.FUNCTION)
         await server.run_sync(SQLModel.metadata.create_all)
     await engine.dispose()
 

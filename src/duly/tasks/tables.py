@@ -3,19 +3,7 @@
 from datetime import datetime
 from typing import Any, Optional
 
-from sqlalchemy import (
-    DDL,
-    BigInteger,
-    CheckConstraint,
-    Column,
-    Computed,
-    Index,
-    Integer,
-    SmallInteger,
-    Text,
-    event,
-    text,
-)
+from sqlalchemy import BigInteger, CheckConstraint, Column, Computed, Index, Integer, SmallInteger, Text, text
 from sqlalchemy.orm import backref, relationship
 from sqlmodel import Field, Relationship
 
@@ -85,14 +73,6 @@ class Task(Record, table=True):
     user: Optional["User"] = Relationship(
         sa_relationship=relationship("User", lazy="raise", backref=backref("tasks", lazy="raise"))
     )
-
-
-# Whoever makes the tables without the revisions needs what `document` is computed by.
-event.listen(
-    Task.__table__,  # type: ignore[attr-defined]
-    "before_create",
-    DDL(documents.FUNCTION).execute_if(dialect="postgresql"),  # type: ignore[no-untyped-call]
-)
 
 
 class TaskCounter(Base, table=True):
